@@ -1,0 +1,212 @@
+"""The workflow document: files, labels, model, params and preproc, checked once; everything after it sees only it.
+
+The command line, `POST /submit` and the API all build a `Workflow`. Bad input is refused here with the field's name and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mlaas.data.preproc import Preproc
+from mlaas.errors import WorkflowError, nearest
+
+DType = Literal["root", "csv", "json", "parquet", "avro"]
+
+
+def _flag(value: Any) -> Any:
+    """Accept the booleans-as-strings of the published files ("True", "False")."""
+    if isinstance(value, str) and value.strip().lower() in {"true", "false"}:
+        return value.strip().lower() == "true"
+    return value
+
+
+def _names(value: Any) -> Any:
+    """Accept a list, a comma list, or "" for a list of branch names."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _padding(value: Any) -> Any:
+    """Accept NaN as null or as a string."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str) and value.strip().lower() == "nan":
+        return math.nan
+    return value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Names = Annotated[list[str], BeforeValidator(_names)]
+
+DEFAULT_IDENTIFIER = ["run", "event", "luminosityBlock"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True, validate_default=True, protected_namespaces=())
+
+
+class Params(_Document):
+    """The parameters of a training (`params.json`): the published keys first, then ours."""
+
+    nevts: int = Field(-1, ge=-1, description="Entries to read over all files together, shared out in proportion to their sizes; -1 reads all.")
+    chunk_size: int = Field(1000, ge=-1, description="Events per chunk over all files together; -1 puts everything into one chunk.")
+    batch_size: int = Field(256, ge=1, description="Events per gradient step.")
+    epochs: int = Field(10, ge=1, description="Passes over all data (procedure passes) or over each chunk (procedure chunks).")
+    shuffle: Flag = Field(False, description="Shuffle inside each chunk, reproducible from `seed`.")
+    identifier: Names = Field(DEFAULT_IDENTIFIER, description='Branches left out of the features: a list, a comma list, or "" for run,event,luminosityBlock.')
+    branch: str = Field("Events", min_length=1, description='Path of the TTree or RNTuple in the file; may contain "/".')
+    selected_branches: Names = Field([], description="Branches to use (list, comma list, or the name of a file with one per line; wildcards allowed); empty uses all.")
+    exclude_branches: Names = Field([], description="Branches not to use (as selected_branches).")
+    redirector: str = Field("root://cms-xrd-global.cern.ch", description="Prefix for bare paths that are not local files.")
+    nan: Annotated[float, BeforeValidator(_padding)] = Field(math.nan, description="Padding value that the model sees; NaN (the default) pads with NaN, which becomes 0 at the model's door.")
+    split: float | tuple[float, float] = Field(0.3, description="Held-out fraction, half of it for validation and half for the test; or [validation, test] fractions.")
+    hist: Literal["", "pdfs", "pngs"] = Field("", description='"pdfs" or "pngs" writes one histogram picture per branch into the report.')
+    verbose: int = Field(0, ge=0, description="0 shows progress, 1 adds details of the model, 2 adds timings.")
+
+    procedure: Literal["passes", "chunks"] = Field("passes", description="passes: `epochs` passes over all data, chunk by chunk. chunks: `epochs` passes over each chunk in turn (as the original).")
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the split, of shuffling and of the framework.")
+    task: Literal["auto", "classification", "regression"] = Field("auto", description="auto: classification, unless the label branch holds values that are not whole numbers.")
+    classes: list[str | int | float] = Field([], description="The classes in order; empty takes them from the labels in ascending order.")
+    weight: str = Field("", description="Event weight: a branch or an expression of flat branches, e.g. genWeight*puWeight.")
+    file_weights: list[float] = Field([], description="One factor per file (cross-section weights), multiplied onto the event weight.")
+    negative_weights: Literal["keep", "abs", "zero"] = Field("keep", description="In training: keep negative weights, take their absolute value, or leave those events out. Evaluation always keeps the sign.")
+    class_balance: Flag = Field(False, description="Scale weights so that every class has the same sum of weights in training.")
+    normalise: Literal["minmax", "none"] = Field("minmax", description="minmax: (v - min) / (max - min) from the specs; none: values as they are.")
+    handled: Flag = Field(True, description="Keep the selected columns as handled data and train from there; false reads the files again at every pass.")
+    workers: int = Field(0, ge=0, le=256, description="Threads that read files; 0 uses one per core.")
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto uses a GPU when there is one.")
+    early_stopping: int = Field(0, ge=0, description="Stop after this many epochs without improvement of the validation loss and keep the best model; 0 never stops.")
+    loss: str = Field("", description="PyTorch: name of a loss in torch.nn, e.g. BCEWithLogitsLoss; empty chooses by task. Others: compiled into the model.")
+    optimizer: str = Field("", description="PyTorch: name of an optimiser in torch.optim; empty takes Adam.")
+    learning_rate: float = Field(1e-3, gt=0, description="PyTorch: learning rate of the optimiser.")
+    memory_limit: str = Field("", description='Most memory for estimators that need all data at once, e.g. "4GB"; empty allows half of what is available.')
+    onnx_tolerance: float = Field(1e-5, gt=0, description="Largest difference between the ONNX form's scores and the native model's that is accepted.")
+
+    @field_validator("identifier")
+    @classmethod
+    def _default_identifier(cls, value: list[str]) -> list[str]:
+        return value or list(DEFAULT_IDENTIFIER)
+
+    @field_validator("chunk_size", "nevts")
+    @classmethod
+    def _not_zero(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be -1 (all) or at least 1")
+        return value
+
+    @field_validator("nan")
+    @classmethod
+    def _finite_or_nan(cls, value: float) -> float:
+        if math.isinf(value):
+            raise ValueError("must be NaN or a finite number")
+        return value
+
+    @field_validator("split")
+    @classmethod
+    def _fractions(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        parts = value if isinstance(value, tuple) else (value / 2, value / 2)
+        if not all(math.isfinite(part) and part >= 0 for part in parts) or not sum(parts) < 1:
+            raise ValueError("must be a fraction from 0 to below 1, or [validation, test] with a sum below 1")
+        return value
+
+    @field_validator("file_weights")
+    @classmethod
+    def _finite(cls, value: list[float]) -> list[float]:
+        if not all(math.isfinite(weight) for weight in value):
+            raise ValueError("must be finite numbers")
+        return value
+
+    @property
+    def fractions(self) -> tuple[float, float]:
+        """The validation and test fractions."""
+        return self.split if isinstance(self.split, tuple) else (self.split / 2, self.split / 2)
+
+
+class Workflow(_Document):
+    """One training job, complete.
+
+    files: paths, globs or URLs, in order. labels: one per file, or a single string naming the branch that holds the label.
+    model: path of the Python file that defines `model(idim)`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] = "model"
+    files: Annotated[list[str], Field(min_length=1)]
+    labels: list[str | int | float] | str
+    model: Path
+    params: Params = Params()
+    preproc: Preproc = Preproc()
+    specs: Path | None = None
+    dtype: DType | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Workflow:
+        if self.params.file_weights and len(self.params.file_weights) != len(self.files):
+            raise ValueError(f"params.file_weights: {len(self.params.file_weights)} weights for {len(self.files)} files; give one per file")
+        if isinstance(self.labels, list) and len(self.labels) != len(self.files):
+            raise ValueError(f"labels: {len(self.labels)} labels for {len(self.files)} files; give one per file, or the name of one branch")
+        return self
+
+
+def parse(document: Mapping[str, Any]) -> Workflow:
+    """Check a document. Raises WorkflowError naming each wrong field and what is allowed."""
+    try:
+        return Workflow.model_validate(document)
+    except ValidationError as error:
+        raise WorkflowError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong field: its path, what is wrong, and the nearest known name if it is unknown."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = _where(item["loc"])
+        if item["type"] == "extra_forbidden":
+            owner: type[BaseModel] = Params if item["loc"][0] == "params" else Workflow
+            lines.append(f"{where}: unknown parameter{nearest(str(item['loc'][-1]), owner.model_fields)}")
+        else:
+            message = re.sub(r"^Value error, ", "", item["msg"])
+            given = item.get("input")
+            shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+            lines.append(f"{where}: {message}{shown}" if where else message)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _where(loc: tuple[int | str, ...]) -> str:
+    """The field's path without pydantic's names for union members."""
+    parts = [str(part) for part in loc if not re.match(r"^(float|tuple|list|str|int|bool|constrained|function)(\[|$|-)", str(part))]
+    return ".".join(parts)
+
+
+def read_lines(argument: str, field: str) -> list[str]:
+    """Read a list argument: a text file with one item per line (`#` skips a line), or a comma list."""
+    path = Path(argument)
+    if path.is_file():
+        try:
+            lines = [line.strip() for line in path.read_text().splitlines()]
+        except UnicodeDecodeError:
+            raise WorkflowError(f"{field}: {argument} is not a text file; give a text file with one item per line, or a comma list") from None
+        return [line for line in lines if line and not line.startswith("#")]
+    return [part.strip() for part in argument.split(",") if part.strip()]
+
+
+def read_json(path: str, field: str) -> dict[str, Any]:
+    """Read a JSON object from a file. Raises WorkflowError when it is missing or not a JSON object."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise WorkflowError(f"{field}: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkflowError(f"{field}: {path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise WorkflowError(f"{field}: {path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    if not isinstance(value, dict):
+        raise WorkflowError(f"{field}: {path} must hold a JSON object, not {type(value).__name__}")
+    return value
