@@ -88,21 +88,29 @@ class Columns:
         kept = int(np.count_nonzero(keep))
         if kept == self.n:
             return self
-        shared: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
+        from mlaas.data.selection import Selection
+
+        selection = Selection(keep, kept)
+        return Columns(kept, {name: selection.of(column) for name, column in self.data.items()})
+
+    def rebased(self) -> Columns:
+        """The same events with every offsets array starting at 0 and no content outside it; values are views, shared offsets stay shared.
+
+        Returns itself when that is so already.
+        """
+        if all(not isinstance(column, Jagged) or _based(column) for column in self.data.values()):
+            return self
+        shared: dict[int, npt.NDArray[np.int64]] = {}
         out: dict[str, Column] = {}
         for name, column in self.data.items():
             if isinstance(column, Jagged):
-                key = id(column.offsets)
-                if key not in shared:
-                    counts = column.counts
-                    offsets = np.zeros(kept + 1, np.int64)
-                    np.cumsum(counts[keep], out=offsets[1:])
-                    shared[key] = (offsets, np.repeat(keep, counts))
-                offsets, elements = shared[key]
-                out[name] = Jagged(column.flat[elements], offsets)
+                offsets = column.offsets
+                if id(offsets) not in shared:
+                    shared[id(offsets)] = offsets - offsets[0] if offsets[0] else offsets
+                out[name] = Jagged(column.flat, shared[id(offsets)])
             else:
-                out[name] = column[keep]
-        return Columns(kept, out)
+                out[name] = column
+        return Columns(self.n, out)
 
     def only(self, names: Sequence[str]) -> Columns:
         """The same events with these columns only, in this order."""
@@ -122,6 +130,10 @@ class Columns:
             else:
                 total += column.nbytes
         return total
+
+
+def _based(column: Jagged) -> bool:
+    return bool(column.offsets[0] == 0 and column.offsets[-1] == len(column.content))
 
 
 def concatenate(batches: Sequence[Columns]) -> Columns:
