@@ -13,8 +13,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MLAAS_", extra="ignore")
 
-    cache: Path = Field(Path("~/.cache/mlaas").expanduser(), description="Folder of specs and handled data; share it between the machines that prepare and those that fit.")
-    memory_limit: str = Field("", description='Most memory for estimators that need all data at once, e.g. "4GB"; empty allows half of what is available.')
+    cache: Path = Field(
+        Path("~/.cache/mlaas").expanduser(),
+        description="Folder of specs and handled data; share it between the machines that prepare and those that fit.",
+    )
+    memory_limit: str = Field(
+        "", description='Most memory for estimators that need all data at once, e.g. "4GB"; empty allows half of what is available.'
+    )
     progress: bool = Field(True, description="Show progress bars on a terminal, and progress lines elsewhere.")
 
 

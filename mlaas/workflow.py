@@ -61,34 +61,60 @@ class Params(_Document):
     batch_size: int = Field(256, ge=1, description="Events per gradient step.")
     epochs: int = Field(10, ge=1, description="Passes over all data (procedure passes) or over each chunk (procedure chunks).")
     shuffle: Flag = Field(False, description="Shuffle inside each chunk, reproducible from `seed`.")
-    identifier: Names = Field(DEFAULT_IDENTIFIER, description='Branches left out of the features: a list, a comma list, or "" for run,event,luminosityBlock.')
+    identifier: Names = Field(
+        DEFAULT_IDENTIFIER, description='Branches left out of the features: a list, a comma list, or "" for run,event,luminosityBlock.'
+    )
     branch: str = Field("Events", min_length=1, description='Path of the TTree or RNTuple in the file; may contain "/".')
-    selected_branches: Names = Field([], description="Branches to use (list, comma list, or the name of a file with one per line; wildcards allowed); empty uses all.")
+    selected_branches: Names = Field(
+        [], description="Branches to use (list, comma list, or the name of a file with one per line; wildcards allowed); empty uses all."
+    )
     exclude_branches: Names = Field([], description="Branches not to use (as selected_branches).")
     redirector: str = Field("root://cms-xrd-global.cern.ch", description="Prefix for bare paths that are not local files.")
-    nan: Annotated[float, BeforeValidator(_padding)] = Field(math.nan, description="Padding value that the model sees; NaN (the default) pads with NaN, which becomes 0 at the model's door.")
-    split: float | tuple[float, float] = Field(0.3, description="Held-out fraction, half of it for validation and half for the test; or [validation, test] fractions.")
+    nan: Annotated[float, BeforeValidator(_padding)] = Field(
+        math.nan, description="Padding value that the model sees; NaN (the default) pads with NaN, which becomes 0 at the model's door."
+    )
+    split: float | tuple[float, float] = Field(
+        0.3, description="Held-out fraction, half of it for validation and half for the test; or [validation, test] fractions."
+    )
     hist: Literal["", "pdfs", "pngs"] = Field("", description='"pdfs" or "pngs" writes one histogram picture per branch into the report.')
     verbose: int = Field(0, ge=0, description="0 shows progress, 1 adds details of the model, 2 adds timings.")
 
-    procedure: Literal["passes", "chunks"] = Field("passes", description="passes: `epochs` passes over all data, chunk by chunk. chunks: `epochs` passes over each chunk in turn (as the original).")
+    procedure: Literal["passes", "chunks"] = Field(
+        "passes",
+        description="passes: `epochs` passes over all data, chunk by chunk. chunks: `epochs` passes over each chunk in turn (as the original).",
+    )
     seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the split, of shuffling and of the framework.")
-    task: Literal["auto", "classification", "regression"] = Field("auto", description="auto: classification, unless the label branch holds values that are not whole numbers.")
+    task: Literal["auto", "classification", "regression"] = Field(
+        "auto", description="auto: classification, unless the label branch holds values that are not whole numbers."
+    )
     classes: list[str | int | float] = Field([], description="The classes in order; empty takes them from the labels in ascending order.")
     weight: str = Field("", description="Event weight: a branch or an expression of flat branches, e.g. genWeight*puWeight.")
     file_weights: list[float] = Field([], description="One factor per file (cross-section weights), multiplied onto the event weight.")
-    negative_weights: Literal["keep", "abs", "zero"] = Field("keep", description="In training: keep negative weights, take their absolute value, or leave those events out. Evaluation always keeps the sign.")
+    negative_weights: Literal["keep", "abs", "zero"] = Field(
+        "keep",
+        description="In training: keep negative weights, take their absolute value, or leave those events out. Evaluation always keeps the sign.",
+    )
     class_balance: Flag = Field(False, description="Scale weights so that every class has the same sum of weights in training.")
     normalise: Literal["minmax", "none"] = Field("minmax", description="minmax: (v - min) / (max - min) from the specs; none: values as they are.")
-    handled: Flag = Field(True, description="Keep the selected columns as handled data and train from there; false reads the files again at every pass.")
+    handled: Flag = Field(
+        True, description="Keep the selected columns as handled data and train from there; false reads the files again at every pass."
+    )
     workers: int = Field(0, ge=0, le=256, description="Threads that read files; 0 uses one per core.")
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto uses a GPU when there is one.")
-    early_stopping: int = Field(0, ge=0, description="Stop after this many epochs without improvement of the validation loss and keep the best model; 0 never stops.")
-    loss: str = Field("", description="PyTorch: name of a loss in torch.nn, e.g. BCEWithLogitsLoss; empty chooses by task. Others: compiled into the model.")
+    early_stopping: int = Field(
+        0, ge=0, description="Stop after this many epochs without improvement of the validation loss and keep the best model; 0 never stops."
+    )
+    loss: str = Field(
+        "", description="PyTorch: name of a loss in torch.nn, e.g. BCEWithLogitsLoss; empty chooses by task. Others: compiled into the model."
+    )
     optimizer: str = Field("", description="PyTorch: name of an optimiser in torch.optim; empty takes Adam.")
     learning_rate: float = Field(1e-3, gt=0, description="PyTorch: learning rate of the optimiser.")
-    memory_limit: str = Field("", description='Most memory for estimators that need all data at once, e.g. "4GB"; empty allows half of what is available.')
-    onnx_tolerance: float = Field(1e-5, gt=0, description="Largest difference between the ONNX form's scores and the native model's that is accepted.")
+    memory_limit: str = Field(
+        "", description='Most memory for estimators that need all data at once, e.g. "4GB"; empty allows half of what is available.'
+    )
+    onnx_tolerance: float = Field(
+        1e-5, gt=0, description="Largest difference between the ONNX form's scores and the native model's that is accepted."
+    )
 
     @field_validator("identifier")
     @classmethod
@@ -210,3 +236,83 @@ def read_json(path: str, field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WorkflowError(f"{field}: {path} must hold a JSON object, not {type(value).__name__}")
     return value
+
+
+def from_flags(
+    *,
+    files: str,
+    labels: str | None = None,
+    model: str | None = None,
+    params: str | None = None,
+    preproc: str | None = None,
+    specs: str | None = None,
+    dtype: str | None = None,
+    name: str | None = None,
+    procedure: str | None = None,
+) -> Workflow:
+    """Build the document from the values of the published flags.
+
+    files: a text file with one path per line, or a comma list; a relative path in a text file is taken from the current folder or,
+        if it is not there, from the folder of the text file.
+    labels: a text file with one label per file, a comma list, a number (for one file), or one name: the branch that holds the label. None
+        (specs need no labels) labels every file 0.
+    model: the user's Python file; None where no model is needed. params, preproc, specs: JSON files; without params the defaults hold.
+    Raises WorkflowError naming the field and what is allowed.
+    """
+    paths = _file_list(files)
+    document: dict[str, Any] = {
+        "files": paths,
+        "labels": [0] * len(paths) if labels is None else parse_labels(labels),
+        "model": _present(model, "model") if model is not None else "model.py",
+        "params": read_json(params, "params") if params is not None else {},
+        "preproc": read_json(preproc, "preproc") if preproc is not None else {},
+    }
+    if procedure is not None:
+        document["params"] = {**document["params"], "procedure": procedure}
+    given = {"specs": specs and _present(specs, "specs"), "dtype": dtype, "name": name}
+    return parse(document | {field: value for field, value in given.items() if value})
+
+
+def parse_labels(argument: str) -> list[str | int | float] | str:
+    """The labels that `--labels` means: one per file, or the name of a branch (see `from_flags`)."""
+    _not_a_missing_list(argument, "labels")
+    values = [_label(value) for value in read_lines(argument, "labels")]
+    if not values:
+        raise WorkflowError(f"labels: {argument or 'the value'} names no label; give one label per file, or the name of the branch that holds it")
+    if Path(argument).is_file() or "," in argument or not isinstance(values[0], str):
+        return values
+    return values[0]
+
+
+def _label(text: str) -> str | int | float:
+    """A number where the text is one, so that "1" in labels.txt is the class 1."""
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else text
+    return text
+
+
+def _file_list(argument: str) -> list[str]:
+    _not_a_missing_list(argument, "files")
+    paths = read_lines(argument, "files")
+    if not paths:
+        raise WorkflowError(f"files: {argument or 'the value'} names no file; give a text file with one path per line, or a comma list")
+    source = Path(argument)
+    if not source.is_file():
+        return paths
+    return [path if "://" in path or not (source.parent / path).is_file() or Path(path).is_file() else str(source.parent / path) for path in paths]
+
+
+def _not_a_missing_list(argument: str, field: str) -> None:
+    """A mistyped files.txt is not a comma list of one."""
+    if argument.endswith((".txt", ".lst", ".list")) and "," not in argument and not Path(argument).is_file():
+        raise WorkflowError(f"{field}: there is no file {argument}")
+
+
+def _present(path: str, field: str) -> str:
+    if not Path(path).is_file():
+        raise WorkflowError(f"{field}: there is no file {path}")
+    return path

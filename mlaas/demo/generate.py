@@ -79,10 +79,7 @@ def write_pair(folder: str | Path, events: int, **options: Any) -> tuple[Path, P
 
 
 def write_workflow(folder: str | Path) -> list[Path]:
-    """Put a workflow for the pair into the folder: files.txt, labels.txt, model.py, params.json, preproc.json; files already there stay.
-
-    files.txt names the data by absolute path, so that the workflow runs from any folder.
-    """
+    """Put a workflow for the pair into the folder: files.txt, labels.txt, model.py, params.json, preproc.json; files already there stay."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -90,11 +87,8 @@ def write_workflow(folder: str | Path) -> list[Path]:
         target = folder / name
         if target.exists():
             continue
-        if name == "files.txt":
-            target.write_text("".join(f"{(folder / data).absolute()}\n" for data in ("signal.root", "background.root")))
-        else:
-            with as_file(files("mlaas.demo") / "files" / name) as source:
-                copyfile(source, target)
+        with as_file(files("mlaas.demo") / "files" / name) as source:
+            copyfile(source, target)
         written.append(target)
     return written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlaas.data.columns import Column, Columns, Jagged
-from mlaas.errors import MissingExtraError
+from mlaas.errors import MissingExtraError, UserError
 
 # The loop over entries must be compiled: assigning 52 vectors per event from Python takes a hundred times as long.
 _FILLER = """
@@ -46,7 +47,7 @@ _CODEC = {"zlib": 101, "lz4": 404, "zstd": 505, "none": 0}
 def write_vectors(path: Path, tree: str, batches: Iterator[Columns], compression: str) -> None:
     """Write batches of events to a TTree whose lists are `std::vector` branches, one basket per batch.
 
-    Raises MissingExtraError when ROOT is not installed.
+    Raises MissingExtraError when ROOT is not installed, UserError when there is no C++ compiler beside it.
     """
     root = _root()
     file = root.TFile.Open(str(path), "RECREATE", "", _CODEC[compression])
@@ -97,6 +98,8 @@ def _root() -> Any:
             import ROOT
     except ImportError:
         raise MissingExtraError("ROOT", "root") from None
+    if shutil.which("c++") is None:  # its interpreter asks the compiler for the standard headers
+        raise UserError("the layout vector is written by ROOT, whose interpreter needs a C++ compiler: install one (Debian: apt-get install g++)")
     if not hasattr(ROOT, "mlaas"):
         ROOT.gInterpreter.Declare(_FILLER)
     return ROOT
