@@ -1,0 +1,235 @@
+"""How files are opened, here or far away: schemes, credentials, timeouts, decompression and what tells one content from another."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import tempfile
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from mlaas.errors import DataError, MissingExtraError
+
+CONNECT_SECONDS = 15
+READ_SECONDS = 60
+
+REMOTE = ("root", "http", "https", "s3")
+
+# Seconds and counts; XRootD's own defaults let a dead server hold a job for half an hour. Variables XRD_* of the user win.
+XROOTD = {
+    "ConnectionWindow": CONNECT_SECONDS,
+    "ConnectionRetry": 2,
+    "RequestTimeout": READ_SECONDS,
+    "StreamTimeout": READ_SECONDS,
+    "StreamErrorWindow": CONNECT_SECONDS,
+    "TimeoutResolution": 1,
+}
+
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def scheme(path: str) -> str:
+    """The URL scheme in lower case, or "" for a local path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return found.group(1).lower() if found else ""
+
+
+def redacted(path: str) -> str:
+    """The path for messages and logs: without password, token or signature (the query of a URL)."""
+    if not scheme(path):
+        return path
+    return re.sub(r"^([^/]+://)[^/@]*@", r"\1", path).split("?", 1)[0]
+
+
+def storage_options(path: str) -> dict[str, Any]:
+    """What fsspec (and `uproot.open`) need to open `path`: timeouts in seconds, and for https the user's bearer token.
+
+    Other credentials are found by the libraries themselves: X509_USER_PROXY and BEARER_TOKEN by XRootD, AWS_* by s3fs.
+    Raises MissingExtraError when the protocol's library is not installed, DataError when the bearer token cannot be used.
+    """
+    match scheme(path):
+        case "http" | "https" as protocol:
+            return {"client_kwargs": _http_client(secure=protocol == "https")}
+        case "root":
+            _configure_xrootd()
+            return {"timeout": READ_SECONDS}
+        case "s3":
+            _require_s3fs()
+            return {"config_kwargs": {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": {"max_attempts": 2}}}
+        case _:
+            return {}
+
+
+def _http_client(*, secure: bool) -> dict[str, Any]:
+    import aiohttp
+
+    client: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS), "trust_env": True}
+    token = bearer_token() if secure else ""
+    if token:
+        client["headers"] = {"Authorization": f"Bearer {token}"}
+    return client
+
+
+def bearer_token() -> str:
+    """The user's bearer token, or "" (WLCG Bearer Token Discovery, doi:10.5281/zenodo.3937438).
+
+    In this order: BEARER_TOKEN, the file BEARER_TOKEN_FILE, $XDG_RUNTIME_DIR/bt_u<uid>, /tmp/bt_u<uid>. A file in a shared folder counts only
+    when it belongs to this user. Raises DataError when BEARER_TOKEN_FILE cannot be read or what was found is no token.
+    """
+    if token := os.environ.get("BEARER_TOKEN", "").strip():
+        return _checked(token, "BEARER_TOKEN")
+    if named := os.environ.get("BEARER_TOKEN_FILE", ""):
+        try:
+            return _checked(Path(named).read_text().strip(), "BEARER_TOKEN_FILE")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"BEARER_TOKEN_FILE: {named} cannot be read ({type(error).__name__}); give a file that holds a bearer token") from None
+    user = os.geteuid()
+    for folder in filter(None, (os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")):  # noqa: S108
+        file = Path(folder, f"bt_u{user}")
+        if file.is_file() and not file.is_symlink() and file.stat().st_uid == user:
+            return _checked(file.read_text(errors="replace").strip(), str(file))
+    return ""
+
+
+def _checked(token: str, source: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise DataError(f"{source} does not hold a bearer token: letters, digits and . _ ~ + / = - are allowed")
+    return token
+
+
+@cache
+def _configure_xrootd() -> None:
+    try:
+        import_module("fsspec_xrootd")
+        client = import_module("XRootD.client")
+    except ImportError:
+        raise MissingExtraError("XRootD support", "xrootd") from None
+    for key, value in XROOTD.items():
+        if f"XRD_{key.upper()}" not in os.environ:
+            client.EnvPutInt(key, value)
+
+
+@cache
+def _require_s3fs() -> None:
+    try:
+        import_module("s3fs")
+    except ImportError:
+        raise MissingExtraError("S3 support", "s3") from None
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL and the path in it."""
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    fs, inner = url_to_fs(path, **storage_options(path))
+    return fs, str(inner)
+
+
+def open_binary(path: str) -> BinaryIO:
+    """Open a local path or a URL for reading bytes, decompressed when its first bytes say gzip, bzip2, xz or zstd.
+
+    The stream can seek; backwards in compressed data that means reading from the start again. A server that does not serve ranges is copied to a
+    temporary file. Raises what the file system raises; `trouble.explain` turns that into one sentence.
+    """
+    raw = _open_raw(path)
+    try:
+        head = raw.read(6)
+        raw.seek(0)
+        method = next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
+        if method is None:
+            return raw
+        return cast(BinaryIO, io.BufferedReader(_Unpacked(raw, method), 1 << 16))
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _open_raw(path: str) -> BinaryIO:
+    if not scheme(path):
+        return Path(path).open("rb")
+    fs, inner = file_system(path)
+    try:
+        stream = cast(BinaryIO, fs.open(inner, "rb", cache_type="readahead"))
+        if stream.seekable():
+            stream.read(1)  # some HTTP servers show only now that they serve whole files only
+            stream.seek(0)
+            return stream
+    except ValueError as error:
+        if "range requests" not in str(error):
+            raise
+    return _copied(cast(BinaryIO, fs.open(inner, "rb", block_size=0)))
+
+
+def _copied(stream: BinaryIO) -> BinaryIO:
+    """The rest of `stream` in an unnamed temporary file (disk, not memory)."""
+    with stream:
+        copy = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115
+        try:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+            copy.seek(0)
+        except BaseException:
+            copy.close()
+            raise
+    return copy
+
+
+class _Unpacked(io.RawIOBase):
+    """A decompressed stream that closes the compressed one with itself."""
+
+    def __init__(self, raw: BinaryIO, method: str) -> None:
+        from fsspec.compression import compr  # type: ignore[import-untyped]
+
+        self._raw, self._stream = raw, compr[method](raw, mode="rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._stream.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+            self._raw.close()
+        super().close()
+
+
+def identity(path: str) -> str:
+    """A text that changes when the content of the file changes: size and time locally, size and ETag, checksum or time far away.
+
+    A server that tells none of these is asked for the first and last 64 kB instead. The path is not part of it.
+    """
+    if not scheme(path):
+        status = Path(path).stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
+    fs, inner = file_system(path)
+    info = fs.info(inner)
+    for key in ("ETag", "Content-MD5", "Digest", "mtime", "LastModified", "Last-Modified"):
+        if info.get(key):
+            return f"{info.get('size')}-{str(info[key]).strip(chr(34))}"
+    with _open_raw(path) as stream:
+        digest = hashlib.sha256(stream.read(1 << 16))
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - (1 << 16)))
+        digest.update(stream.read())
+    return f"{size}-{digest.hexdigest()[:32]}"
+
+
+def url_path(path: str) -> str:
+    """The path alone: without scheme, host, query and fragment; a local path as it is."""
+    return urlsplit(path).path if scheme(path) else path

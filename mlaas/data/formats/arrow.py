@@ -1,0 +1,269 @@
+"""From Arrow record batches to columns of events: which fields can be features, and their values without copies where possible.
+
+A field of numbers or booleans is a flat branch, a list of them a jagged one. The members of a struct are named `struct.member`; a list of structs
+(`jets: [{pt, eta}, ...]`) gives one jagged branch per member, all with the same counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mlaas.data.columns import Array, Column, Columns, Jagged
+from mlaas.data.files import Branch
+from mlaas.errors import DataError
+
+MIXED = pa.binary(0)  # stands for "no common type"; no file has it
+
+Offsets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A branch and where it is: `path` holds the field's name and then the members' names."""
+
+    branch: Branch
+    path: tuple[str, ...]
+
+
+def storage(kind: pa.DataType) -> pa.DataType:
+    """The plain type behind extension types (awkward's, for one) and dictionaries (pandas' categories)."""
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is one of the list types that `columns` reads."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def leaves(schema: pa.Schema, may_be_null: Mapping[tuple[str, ...], bool]) -> tuple[list[Leaf], dict[str, str]]:
+    """The usable branches of a schema in its order, and the others with the reason why they cannot be features.
+
+    may_be_null: whether the values at a path can be absent; such integers become float64 (NaN where absent). Paths not named cannot.
+    """
+    found: list[Leaf] = []
+    excluded: dict[str, str] = {}
+    twice = {name for name in schema.names if schema.names.count(name) > 1}
+    for field in schema:
+        if field.name in twice:
+            excluded[field.name] = "several columns have this name"
+            continue
+        for path, kind, counter, reason in _walk((field.name,), field.type, None):
+            name = ".".join(path)
+            if reason:
+                excluded[name] = reason
+                continue
+            dtype = _dtype(kind, nullable=may_be_null.get(path, False))
+            found.append(Leaf(Branch(name, dtype, "flat" if counter is None else "jagged", counter or ""), path))
+    return _unambiguous(found, excluded), excluded
+
+
+def _walk(path: tuple[str, ...], kind: pa.DataType, counter: str | None) -> Iterator[tuple[tuple[str, ...], pa.DataType, str | None, str]]:
+    """(path, type of the values, counter or None when flat, reason for exclusion or "") of everything below a field."""
+    kind = storage(kind)
+    if pa.types.is_struct(kind) and kind.num_fields:
+        for member in kind:
+            yield from _walk((*path, member.name), member.type, counter)
+    elif is_list(kind):
+        if counter is None:
+            element = storage(kind.value_type)
+            yield from _walk(path, element, ".".join(path) if pa.types.is_struct(element) else "")
+        else:
+            yield path, kind, counter, "holds lists of lists"
+    else:
+        yield path, kind, counter, _unusable(kind)
+
+
+def _unusable(kind: pa.DataType) -> str:
+    if kind.equals(MIXED):
+        return "holds values of different types from event to event"
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+        return ""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "holds text"
+    if pa.types.is_temporal(kind):
+        return "holds dates or times"
+    if pa.types.is_decimal(kind):
+        return "holds decimal numbers of fixed precision; write them as floating-point numbers"
+    if pa.types.is_map(kind):
+        return "holds maps"
+    if pa.types.is_struct(kind):
+        return "holds empty records"
+    return f"holds values of type {kind}"
+
+
+def _dtype(kind: pa.DataType, *, nullable: bool) -> np.dtype[Any]:
+    if pa.types.is_null(kind) or (nullable and not pa.types.is_floating(kind)):
+        return np.dtype(np.float64)
+    out: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    return out
+
+
+def nullable(schema: pa.Schema) -> dict[tuple[str, ...], bool]:
+    """Whether the schema allows absent values, for each branch (an absent list is an empty one and does not count)."""
+    return {path: allowed for field in schema for path, allowed in _nullable((field.name,), field, within=False)}
+
+
+def _nullable(path: tuple[str, ...], field: pa.Field, *, within: bool) -> Iterator[tuple[tuple[str, ...], bool]]:
+    kind, allowed = storage(field.type), within or field.nullable
+    if pa.types.is_struct(kind):
+        for member in kind:
+            yield from _nullable((*path, member.name), member, within=allowed)
+    elif is_list(kind):
+        yield from _nullable(path, kind.value_field, within=False)
+    else:
+        yield path, allowed
+
+
+def absent(batch: pa.RecordBatch) -> Iterator[tuple[str, ...]]:
+    """The paths at which values are absent in this batch."""
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        for path, _, _, reason in _walk((field.name,), field.type, None):
+            if not reason and _descend(array, path[1:])[0].null_count:
+                yield path
+
+
+def paths(schema: pa.Schema) -> set[tuple[str, ...]]:
+    """The paths of everything in a schema."""
+    return {path for field in schema for path, *_ in _walk((field.name,), field.type, None)}
+
+
+def pruned(kind: pa.DataType) -> pa.DataType | None:
+    """The type without what cannot be read, for telling a parser what to look for; None when nothing is left."""
+    if pa.types.is_struct(kind):
+        members = [(member.name, pruned(member.type)) for member in kind]
+        left = [pa.field(name, inner) for name, inner in members if inner is not None]
+        return pa.struct(left) if left else None
+    if is_list(kind):
+        inner = None if is_list(kind.value_type) else pruned(kind.value_type)
+        return None if inner is None else pa.list_(inner)
+    if pa.types.is_null(kind):
+        return pa.float64()
+    return None if _unusable(kind) else kind
+
+
+def _unambiguous(found: list[Leaf], excluded: dict[str, str]) -> list[Leaf]:
+    """Leave out branches whose dotted names coincide (a column "a.b" beside a struct a with a member b)."""
+    names = [leaf.branch.name for leaf in found]
+    excluded.update({name: "several columns have this name" for name in names if names.count(name) > 1})
+    return [leaf for leaf in found if leaf.branch.name not in excluded]
+
+
+def columns(batch: pa.RecordBatch, wanted: Sequence[Leaf]) -> Columns:
+    """The wanted branches of a batch; branches with equal lengths share one offsets array."""
+    data: dict[str, Column] = {}
+    shared: list[Offsets] = []
+    arrays = {name: batch.column(name) for name in dict.fromkeys(leaf.path[0] for leaf in wanted)}
+    for leaf in wanted:
+        values, offsets = _descend(arrays[leaf.path[0]], leaf.path[1:])
+        content = _values(values, leaf.branch)
+        data[leaf.branch.name] = content if offsets is None else Jagged(content, _shared(offsets, shared))
+    return Columns(batch.num_rows, data)
+
+
+def _descend(array: pa.Array, members: Sequence[str]) -> tuple[pa.Array, Offsets | None]:
+    """Follow the members of structs, and open the one list on the way."""
+    offsets: Offsets | None = None
+    rest = list(members)
+    while True:
+        array = _plain(array)
+        if is_list(array.type):
+            array, offsets = _opened(array)
+        elif pa.types.is_struct(array.type):
+            array = array.flatten()[array.type.get_field_index(rest.pop(0))]  # unlike field(), hands on the nulls of the struct
+        else:
+            return array, offsets
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    while True:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        elif isinstance(array, pa.DictionaryArray):
+            array = array.dictionary_decode()
+        else:
+            return array
+
+
+def _opened(array: pa.Array) -> tuple[pa.Array, Offsets]:
+    """The values of a list array and its offsets; an absent list is an empty one."""
+    if pa.types.is_fixed_size_list(array.type) or array.null_count:
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
+        offsets = np.zeros(len(array) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return array.flatten(), offsets
+    offsets = np.asarray(array.offsets).astype(np.int64)
+    first = int(offsets[0])
+    return array.values.slice(first, int(offsets[-1]) - first), offsets - first if first else offsets
+
+
+def _values(array: pa.Array, branch: Branch) -> Array:
+    """A NumPy view of the values where possible, else a copy; absent values are NaN."""
+    if pa.types.is_null(array.type):
+        return np.full(len(array), np.nan)
+    if array.null_count:
+        if branch.dtype.kind != "f":
+            raise DataError(f"column {branch.name} holds absent values where the file says that it has none; write the file again")
+        array = array.cast(pa.float64()) if not pa.types.is_floating(array.type) else array
+        values = np.array(array.to_numpy(zero_copy_only=False), dtype=branch.dtype)  # NaN where null
+        return values
+    if pa.types.is_boolean(array.type):
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=branch.dtype)
+    return np.asarray(_view(array), dtype=branch.dtype)
+
+
+def _view(array: pa.Array) -> Array:
+    """The values of an array without nulls, not copied; writable when Arrow's memory is, which keeps later stages free of a second kind of array."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1] or b"", dtype, len(array), array.offset * dtype.itemsize if len(array) else 0)
+
+
+def _shared(offsets: Offsets, known: list[Offsets]) -> Offsets:
+    """An equal array among those known, or this one, which is known from now on."""
+    for other in known:
+        if other[-1] == offsets[-1] and np.array_equal(other, offsets):
+            return other
+    known.append(offsets)
+    return offsets
+
+
+def merged(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both, or None: null gives way, integers to floating-point numbers, structs and lists member by member."""
+    if first.equals(second):
+        return first
+    if pa.types.is_null(first) or pa.types.is_null(second):
+        return second if pa.types.is_null(first) else first
+    if pa.types.is_list(first) and pa.types.is_list(second):
+        element = merged(first.value_type, second.value_type)
+        return None if element is None else pa.list_(element)
+    if pa.types.is_struct(first) and pa.types.is_struct(second):
+        return pa.struct(list(merged_fields(list(first), list(second)).values()))
+    if pa.types.is_integer(first) and pa.types.is_integer(second):
+        return pa.int64()
+    numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (first, second)]
+    if all(numbers):
+        return pa.float64()
+    if all(pa.types.is_temporal(kind) or pa.types.is_string(kind) for kind in (first, second)):
+        return pa.string()
+    return None
+
+
+def merged_fields(first: Sequence[pa.Field], second: Sequence[pa.Field]) -> dict[str, pa.Field]:
+    """The fields of both in order of appearance; those whose types do not agree become MIXED."""
+    out = {field.name: field for field in first}
+    for field in second:
+        kind = merged(out[field.name].type, field.type) if field.name in out else field.type
+        out[field.name] = pa.field(field.name, MIXED if kind is None else kind)
+    return out
