@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlaas.data.columns import Array, Column, Columns, Jagged, concatenate
+from mlaas.demo import PROCESSES, Process, Profile
 
-Process = Literal["background", "signal", "ttz", "mixed"]
-Profile = Literal["brief", "seed"]
-PROCESSES: tuple[Process, ...] = ("background", "signal", "ttz", "mixed")
-PROFILES: tuple[Profile, ...] = ("brief", "seed")
 IDENTIFIERS = ("runNo", "evtNo", "lumi")
 TARGETS = ("process", "ptH")
 BLOCK = 10_000  # events drawn from one random stream: the events do not depend on how they are written

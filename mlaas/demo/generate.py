@@ -11,17 +11,14 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Literal
+from typing import Any
 
 from mlaas.console import SILENT, Progress
 from mlaas.data.columns import Columns, Jagged, concatenate
-from mlaas.demo.events import COLLECTIONS, Process, Profile, blocks
+from mlaas.demo import Compression, Layout, Process, Profile
+from mlaas.demo.events import COLLECTIONS, blocks
 from mlaas.errors import DataError
 
-Layout = Literal["counters", "vector", "rntuple"]
-Compression = Literal["zlib", "lz4", "zstd", "none"]
-LAYOUTS: tuple[Layout, ...] = ("counters", "vector", "rntuple")
-COMPRESSIONS: tuple[Compression, ...] = ("zlib", "lz4", "zstd", "none")
 WORKFLOW_FILES = ("files.txt", "labels.txt", "model.py", "params.json", "preproc.json")
 
 

@@ -1,0 +1,44 @@
+# Everything that is done with this repository. `make` lists the targets.
+SHELL := /bin/bash
+PY := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SCRIPTS := bootstrap.sh .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit lint bench docs clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+
+demo: ## train on 100,000 toy ttH events, from ROOT files to predictions (about a minute after the install)
+	@./bootstrap.sh keras root
+	@$(PY) -m mlaas.demo.run demo
+
+test: ## lint, then all tests; ends with what this machine could not run
+	@./bootstrap.sh all test lint
+	@$(MAKE) --no-print-directory lint
+	@echo '== tests'
+	@$(PY) -m pytest tests/unit tests/integration
+
+unit: ## the fast tests only
+	@./bootstrap.sh all test lint
+	@$(PY) -m pytest tests/unit
+
+lint: ## style, types, shell scripts, YAML
+	@./bootstrap.sh all test lint
+	@echo '== ruff' && ruff check . && ruff format --check .
+	@echo '== mypy' && mypy
+	@echo '== shellcheck' && shellcheck $(SCRIPTS)
+	@echo '== yamllint' && yamllint --strict .
+
+bench: ## the speed figures, as a table (some minutes)
+	@./bootstrap.sh keras xgboost root test
+	@$(PY) -m tests.bench
+
+docs: ## write mlaas/REFERENCE.md again from the code
+	@./bootstrap.sh keras
+	@$(PY) -m tests.reference
+
+clean: ## remove what the targets above made, the virtual environment included
+	rm -rf .venv demo bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find mlaas tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,132 @@
+"""`make demo`: the commands that a physicist types, one after another, on toy events; each is shown before it runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SHOWN = 12  # lines of a command's output that are shown
+
+
+class StepError(Exception):
+    """A command of the demo failed; it has said why."""
+
+
+def step(title: str, *command: str) -> float:
+    """Show a command, run it, show the head of its output, and return the seconds it took. Raises StepError."""
+    print(f"\n\033[1m# {title}\033[0m\n$ mlaas {shlex.join(command)}", flush=True)
+    began = time.monotonic()
+    # the program's own interpreter and module: the demo must not depend on PATH
+    done = subprocess.run([sys.executable, "-m", "mlaas.cli", *command], stdout=subprocess.PIPE, text=True, check=False)
+    lines = done.stdout.splitlines()
+    print("\n".join(lines[:SHOWN]))
+    if len(lines) > SHOWN:
+        print(f"... ({len(lines) - SHOWN} more lines)")
+    if done.returncode:
+        raise StepError(f"mlaas {command[0]} ended with exit code {done.returncode}")
+    return time.monotonic() - began
+
+
+def run(folder: Path, events: int) -> None:
+    """Run the demo in a folder that it empties first (of a former demo only)."""
+    began = time.monotonic()
+    _clear(folder)
+    flags = [
+        f"--{name}={folder / file}"
+        for name, file in (("files", "files.txt"), ("labels", "labels.txt"), ("params", "params.json"), ("preproc", "preproc.json"))
+    ]
+    model = f"--model={folder / 'model.py'}"
+    step("toy ttH signal and background events in ROOT files, and a workflow for them", "generate", str(folder), f"--events={events}")
+    (folder / MARK).touch()
+    step("what is in a file", "inspect", str(folder / "signal.root"), "--tree=events")
+    step("specs: ranges, longest lists, numbers of events", "specs", *flags, f"--fout={folder / 'specs.json'}")
+    seconds = {"prepare": step("prepare: cut, select, keep as handled data", "prepare", *flags, model)}
+    bundle = folder / "ttH"
+    seconds["fit"] = step("fit: train, evaluate, export, report", "fit", *flags, model, f"--fout={bundle}")
+    new = folder / "new"
+    step("raw events that the training has not seen", "generate", str(new), f"--events={events // 10}", "--seed=2", "--data-only")
+    scores = folder / "scores"
+    seconds["predict"] = step(
+        "predict on raw events", "predict", str(bundle), str(new / "signal.root"), str(new / "background.root"), f"--output={scores}"
+    )
+    layouts = [_layout(folder, bundle, layout, events) for layout in ("rntuple", "vector")]
+    _summary(folder, bundle, events, seconds, layouts, time.monotonic() - began)
+
+
+MARK = ".mlaas-demo"
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            raise StepError(f"{folder} is not the folder of a former demo; name a new one")
+        shutil.rmtree(folder)
+
+
+def _layout(folder: Path, bundle: Path, layout: str, events: int) -> str:
+    """The same events in another layout must get the same scores."""
+    other = folder / layout
+    try:
+        step(f"the same trees in the layout {layout}", "generate", str(other), f"--events={events}", f"--layout={layout}", "--data-only")
+    except StepError:
+        return f"{layout}: not shown, as said above"
+    names = [str(place / "signal.root") for place in (folder, other)]
+    for name, place in zip(names, ("counters", layout), strict=True):
+        step(f"scores of the layout {place}", "predict", str(bundle), name, f"--output={folder / 'layouts' / place}", "--format=parquet")
+    difference = _difference(folder / "layouts" / "counters", folder / "layouts" / layout)
+    return f"{layout}: largest difference of a score from the layout counters {difference:.1g}"
+
+
+def _difference(one: Path, other: Path) -> float:
+    """The largest difference between the scores in two folders of one Parquet file each."""
+    first, second = (_columns(next(iter(sorted(place.glob("*.parquet"))))) for place in (one, other))
+    if first.keys() != second.keys():
+        raise StepError(f"the scores in {one} and {other} have different columns")
+    return max(float(np.nanmax(np.abs(first[name] - second[name]))) for name in first)
+
+
+def _columns(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in table.column_names}
+
+
+def _summary(folder: Path, bundle: Path, events: int, seconds: dict[str, float], layouts: Sequence[str], total: float) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    print(f"\n\033[1m# The demo is done after {total:.0f} s\033[0m")
+    print(f"  {events:,} events; prepared, trained and evaluated in {seconds['prepare'] + seconds['fit']:.1f} s")
+    print(f"  metrics  {metrics}")
+    for line in layouts:
+        print(f"  layout   {line}")
+    print(f"  scores   {folder / 'scores'}\n  bundle   {bundle}\n  report   {(bundle / 'report' / 'index.html').absolute()}")
+
+
+def main() -> int:
+    """Run the demo from the command line; 1 when a step failed."""
+    parser = ArgumentParser(prog="python -m mlaas.demo.run", description="Run the demo in a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--events", type=int, default=100_000)
+    options = parser.parse_args()
+    try:
+        run(options.folder, options.events)
+    except StepError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
