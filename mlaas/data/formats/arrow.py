@@ -107,8 +107,13 @@ def _unusable(kind: pa.DataType) -> str:
 def _dtype(kind: pa.DataType, *, nullable: bool) -> np.dtype[Any]:
     if pa.types.is_null(kind) or (nullable and not pa.types.is_floating(kind)):
         return np.dtype(np.float64)
-    out: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    return out
+    return _numpy(kind)
+
+
+def _numpy(kind: pa.DataType) -> np.dtype[Any]:
+    """The NumPy type of a number or boolean; pyarrow's own to_pandas_dtype imports pandas, which takes a second."""
+    name = str(kind)
+    return np.dtype({"halffloat": "float16", "float": "float32", "double": "float64"}.get(name, name))
 
 
 def nullable(schema: pa.Schema) -> dict[tuple[str, ...], bool]:
@@ -200,11 +205,11 @@ def _plain(array: pa.Array) -> pa.Array:
 def _opened(array: pa.Array) -> tuple[pa.Array, Offsets]:
     """The values of a list array and its offsets; an absent list is an empty one."""
     if pa.types.is_fixed_size_list(array.type) or array.null_count:
-        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
+        lengths = _view(pc.fill_null(pc.list_value_length(array), 0))
         offsets = np.zeros(len(array) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return array.flatten(), offsets
-    offsets = np.asarray(array.offsets).astype(np.int64)
+    offsets = _view(array.offsets).astype(np.int64)
     first = int(offsets[0])
     return array.values.slice(first, int(offsets[-1]) - first), offsets - first if first else offsets
 
@@ -216,18 +221,18 @@ def _values(array: pa.Array, branch: Branch) -> Array:
     if array.null_count:
         if branch.dtype.kind != "f":
             raise DataError(f"column {branch.name} holds absent values where the file says that it has none; write the file again")
-        array = array.cast(pa.float64()) if not pa.types.is_floating(array.type) else array
-        values = np.array(array.to_numpy(zero_copy_only=False), dtype=branch.dtype)  # NaN where null
-        return values
+        if not pa.types.is_floating(array.type):
+            array = array.cast(pa.float64())
+        array = pc.fill_null(array, pa.scalar(np.nan, pa.float64()).cast(array.type))
     if pa.types.is_boolean(array.type):
-        return np.asarray(array.to_numpy(zero_copy_only=False), dtype=branch.dtype)
-    return np.asarray(_view(array), dtype=branch.dtype)
+        return _view(array.cast(pa.uint8())).view(np.bool_).astype(branch.dtype, copy=False)
+    return _view(array).astype(branch.dtype, copy=False)
 
 
 def _view(array: pa.Array) -> Array:
-    """The values of an array without nulls, not copied; writable when Arrow's memory is, which keeps later stages free of a second kind of array."""
-    dtype = np.dtype(array.type.to_pandas_dtype())
-    return np.frombuffer(array.buffers()[1] or b"", dtype, len(array), array.offset * dtype.itemsize if len(array) else 0)
+    """The values of an array without nulls, not copied; writable when Arrow's memory is, for that is the usual kind of array to later stages."""
+    dtype = _numpy(array.type)
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize) if len(array) else np.empty(0, dtype)
 
 
 def _shared(offsets: Offsets, known: list[Offsets]) -> Offsets:

@@ -38,10 +38,11 @@ class AvroFile(Table):
             if head != b"Obj\x01":
                 raise DataError(f"{redacted(path)} is not an Avro file")
             stream.seek(0)
-            self._schema = fastavro.parse_schema(self._blocks(stream).writer_schema)  # makes all names full ones
+            self._schema: Any = self._blocks(stream).writer_schema  # names of types are full ones here
         if not isinstance(self._schema, dict) or self._schema.get("type") != "record":
             raise DataError(f"{redacted(path)} does not hold records; write one record per event")
-        self._arrow = pa.schema([_field(field, {}) for field in self._schema["fields"]])
+        named: dict[str, pa.DataType] = {}
+        self._arrow = pa.schema([_field(field, named) for field in self._schema["fields"]])
         found, excluded = leaves(self._arrow, nullable(self._arrow))
         self._describe(found, excluded)
 

@@ -19,6 +19,7 @@ from mlaas.data.trouble import reading
 from mlaas.errors import DataError
 
 _BUFFER_BYTES = 1 << 20
+_GROUP_BYTES = 64 << 20
 
 
 class ParquetFile(Table):
@@ -58,7 +59,13 @@ class ParquetFile(Table):
     def _open(self, metadata: Any = None) -> pq.ParquetFile:
         far = bool(scheme(self.path))
         source: Any = self._copy.name if self._copy is not None else open_binary(self.path) if far else self.path
-        return pq.ParquetFile(source, metadata=metadata, pre_buffer=far, buffer_size=0 if far else _BUFFER_BYTES)
+        return pq.ParquetFile(
+            source, metadata=metadata, pre_buffer=far, buffer_size=_BUFFER_BYTES if self._has_large_groups(metadata) and not far else 0
+        )
+
+    def _has_large_groups(self, metadata: Any) -> bool:
+        """Whether a row group is too large to be held; its columns are then read piece by piece, which takes twice the time."""
+        return metadata is not None and any(metadata.row_group(group).total_byte_size > _GROUP_BYTES for group in range(metadata.num_row_groups))
 
     def _may_be_null(self, schema: pa.Schema) -> dict[tuple[str, ...], bool]:
         """Whether values are absent: not when the schema forbids it or the statistics of all row groups count none."""
@@ -72,20 +79,19 @@ class ParquetFile(Table):
         return True
 
     def _read(self, wanted: Sequence[Leaf], start: int, stop: int) -> Iterator[Columns]:
-        places = [self._places[leaf.path] for leaf in wanted]
-        names = [self._metadata.schema.column(place).path for place in places]
+        names = [self._metadata.schema.column(self._places[leaf.path]).path for leaf in wanted]
         with self._open(self._metadata) as file:
             first = 0
             for group in range(self._metadata.num_row_groups):
                 rows = self._metadata.row_group(group).num_rows
                 if first < stop and first + rows > start:
-                    yield from _rows(file, group, names, self._batch_size(group, places), wanted, start - first, stop - first)
+                    yield from _rows(file, group, names, self._batch_size(group, wanted), wanted, start - first, stop - first)
                 first += rows
 
-    def _batch_size(self, group: int, places: Sequence[int]) -> int:
-        """Events per batch for about BATCH_BYTES; encoded columns can be far smaller than their values."""
+    def _batch_size(self, group: int, wanted: Sequence[Leaf]) -> int:
+        """Events per batch for about BATCH_BYTES."""
         about = self._metadata.row_group(group)
-        size = sum(max(about.column(place).total_uncompressed_size, 8 * about.column(place).num_values) for place in places)
+        size = sum(leaf.branch.dtype.itemsize * about.column(self._places[leaf.path]).num_values for leaf in wanted)
         return max(1024, int(BATCH_BYTES * max(1, about.num_rows) / max(1, size)))
 
 
