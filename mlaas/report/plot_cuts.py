@@ -36,7 +36,7 @@ def plot_significance(sample: Sample, yields: tuple[float, float] | None = None,
     s = _above(sample, 1, cuts, sample.weights) * (signal / own[1])
     b = _above(sample, 0, cuts, sample.weights) * (background / own[0])
     squares = _above(sample, 0, cuts, sample.weights**2) * (background / own[0]) ** 2
-    known = b**2 >= FEWEST * squares
+    known = (b > 0) & (b**2 >= FEWEST * squares)
     simple, median = significance(s, b), asimov(s, b, uncertainty * b)
     best = {kind: _best(cuts, values, s, b, known) for kind, values in (("simple", simple), ("asimov", median))}
     figure, ax = style.axes()
@@ -57,7 +57,7 @@ def plot_significance(sample: Sample, yields: tuple[float, float] | None = None,
         )
     ax.set(xlabel="Cut (score at least)", ylabel="Significance", xlim=(low, high))
     ax.set_ylim(bottom=0)
-    style.headroom(ax, 0.45)
+    style.headroom(ax, 0.35)
     ax.legend(loc="upper left", title=f"before the cut S = {number(signal, 4)}, B = {number(background, 4)}", title_fontsize=10.5, alignment="left")
     return Plot(figure, {"yields": (background, signal), "cuts": cuts, "simple": simple, "asimov": median, "best": best})
 

@@ -102,6 +102,7 @@ def plot_metrics(history: Sequence[Mapping[str, Any]]) -> Plot:
         else:
             ax.set_title(_called(next(iter(group))), loc="left", fontsize=11)
             ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+            style.headroom(ax, 0.12)
     grid[-1].set_xlabel(label.capitalize())
     _whole_ticks(grid[-1])
     return Plot(figure, {"x": found["x"], **present})

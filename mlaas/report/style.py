@@ -42,6 +42,7 @@ def _settings() -> Any:
     ours = {
         "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
         "font.size": 12,
+        "axes.unicode_minus": True,
         "axes.labelsize": 13,
         "axes.titlesize": 12,
         "axes.linewidth": 1.2,
