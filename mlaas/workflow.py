@@ -200,7 +200,8 @@ def explain(error: ValidationError) -> str:
         else:
             message = re.sub(r"^Value error, ", "", item["msg"])
             given = item.get("input")
-            shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+            told = not isinstance(given, str | int | float | bool) or repr(given) in message
+            shown = "" if told else f" (given: {given!r})"
             lines.append(f"{where}: {message}{shown}" if where else message)
     return "; ".join(dict.fromkeys(lines))
 

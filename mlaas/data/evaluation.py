@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -91,19 +91,12 @@ class Batch:
         )
 
 
-def _any(batch: Batch, value: Lists) -> Array:
+def satisfied(quantifier: Literal["any", "all"], value: Jagged | Lists) -> npt.NDArray[np.bool_]:
+    """Whether any value (or every value) of each list is true, shape (n,); the content is boolean. Empty: false for any, true for all."""
     from mlaas.data import lists
 
     out = np.empty(len(value.offsets) - 1, np.bool_)
-    lists.any_true(value.content, value.offsets, out)
-    return out
-
-
-def _all(batch: Batch, value: Lists) -> Array:
-    from mlaas.data import lists
-
-    out = np.empty(len(value.offsets) - 1, np.bool_)
-    lists.all_true(value.content, value.offsets, out)
+    (lists.any_true if quantifier == "any" else lists.all_true)(value.content, value.offsets, out)
     return out
 
 
@@ -173,8 +166,8 @@ def _take(content: Array, positions: Offsets, valid: npt.NDArray[np.bool_]) -> A
 
 
 REDUCTIONS: dict[str, Callable[[Batch, Lists], Array]] = {
-    "any": _any,
-    "all": _all,
+    "any": lambda _, value: satisfied("any", value),
+    "all": lambda _, value: satisfied("all", value),
     "sum": _sum,
     "mean": _mean,
     "count": _count,
