@@ -1,0 +1,205 @@
+"""scikit-learn: model.skops (types named one by one), model.pickle when nothing safer can hold it, and ONNX through skl2onnx."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas.errors import BundleError
+from mlaas.models.graph import Exported
+from mlaas.models.manifest import Manifest, NativeRecord
+from mlaas.models.scores import Matrix, Output
+from mlaas.models.staging import is_full, write_bytes
+from mlaas.models.trained import RawPredict, TrainedModel
+from mlaas.models.trees import check_trees
+from mlaas.models.usercode import user_module
+
+log = logging.getLogger(__name__)
+
+FORM = "model.skops"
+PICKLE = "model.pickle"
+
+# Parts of fitted estimators that skops does not trust by default. None of them runs code of its own choosing when its state is set;
+# the arrays of trees are checked by `check_trees` before they are used.
+TRUSTED = frozenset(
+    {
+        "sklearn._loss.link.IdentityLink",
+        "sklearn._loss.link.Interval",
+        "sklearn._loss.link.LogLink",
+        "sklearn._loss.link.LogitLink",
+        "sklearn._loss.link.MultinomialLogit",
+        "sklearn._loss.loss.AbsoluteError",
+        "sklearn._loss.loss.ExponentialLoss",
+        "sklearn._loss.loss.HalfBinomialLoss",
+        "sklearn._loss.loss.HalfGammaLoss",
+        "sklearn._loss.loss.HalfMultinomialLoss",
+        "sklearn._loss.loss.HalfPoissonLoss",
+        "sklearn._loss.loss.HalfSquaredError",
+        "sklearn._loss.loss.HalfTweedieLoss",
+        "sklearn._loss.loss.HalfTweedieLossIdentity",
+        "sklearn._loss.loss.HuberLoss",
+        "sklearn._loss.loss.PinballLoss",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+        "sklearn.gaussian_process.kernels.CompoundKernel",
+        "sklearn.gaussian_process.kernels.ConstantKernel",
+        "sklearn.gaussian_process.kernels.DotProduct",
+        "sklearn.gaussian_process.kernels.Exponentiation",
+        "sklearn.gaussian_process.kernels.Matern",
+        "sklearn.gaussian_process.kernels.Product",
+        "sklearn.gaussian_process.kernels.RBF",
+        "sklearn.gaussian_process.kernels.RationalQuadratic",
+        "sklearn.gaussian_process.kernels.Sum",
+        "sklearn.gaussian_process.kernels.WhiteKernel",
+        "sklearn.linear_model._sgd_fast.EpsilonInsensitive",
+        "sklearn.linear_model._sgd_fast.Hinge",
+        "sklearn.linear_model._sgd_fast.ModifiedHuber",
+        "sklearn.linear_model._sgd_fast.SquaredEpsilonInsensitive",
+        "sklearn.linear_model._sgd_fast.SquaredHinge",
+        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+    }
+)
+
+
+def save(trained: TrainedModel, folder: Path) -> NativeRecord:
+    """Write model.skops, or model.pickle with a note when skops cannot hold the estimator."""
+    method = method_of(trained.model, trained.output)
+    reason = _save_skops(trained.model, folder / FORM)
+    if reason is None:
+        foreign = untrusted(folder / FORM)
+        note = f"holds {_listed(foreign)}, so it is loaded only with trust" if foreign else ""
+        return NativeRecord(form=FORM, files=[FORM], method=method, trust=bool(foreign), note=note)
+    (folder / FORM).unlink(missing_ok=True)
+    write_bytes(folder / PICKLE, pickle.dumps(trained.model, protocol=5))
+    note = f"kept as a pickle, which can run any code and is loaded only with trust, because skops cannot hold it: {reason}"
+    return NativeRecord(form=PICKLE, files=[PICKLE], method=method, trust=True, note=note)
+
+
+def load(folder: Path, manifest: Manifest, *, trust: bool, threads: int) -> RawPredict:
+    """Load the estimator; types that are not known to be harmless, and pickles, only with trust."""
+    path = folder / manifest.native.form
+    estimator = _load_pickle(path, manifest, trust) if path.name == PICKLE else _load_skops(path, manifest, trust)
+    return raw_predict(estimator, manifest.native.method, manifest.output)
+
+
+def raw_predict(estimator: Any, method: str, output: Output) -> RawPredict:
+    """A function that gives the estimator's raw output by one of its methods."""
+    if method not in ("predict_proba", "decision_function", "predict"):
+        raise BundleError(f"native.method: {method!r} is not one of predict_proba, decision_function, predict")
+    function = getattr(estimator, method)
+
+    def raw(x: Matrix, mask: Matrix | None) -> npt.NDArray[Any]:
+        with warnings.catch_warnings():
+            # Estimators fitted on named columns (a pandas frame) warn that the matrix has no names.
+            warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
+            found = np.asarray(function(x))
+        return found[:, 1] if method == "predict_proba" and output == "probability" else found
+
+    return raw
+
+
+def method_of(estimator: Any, output: Output) -> str:
+    """The method whose result has the kind `output`."""
+    wanted = {"value": "predict", "logit": "decision_function", "logits": "decision_function"}.get(output, "predict_proba")
+    return wanted if hasattr(estimator, wanted) else "predict"
+
+
+def to_onnx(trained: TrainedModel) -> Exported:
+    """Convert by skl2onnx with a raw float32 input and without ZipMap."""
+    from skl2onnx import to_onnx as convert
+    from skl2onnx.common.data_types import FloatTensorType
+
+    from mlaas.models.sklearn_onnx import exact_thresholds, options, register
+
+    register()
+    estimator = exact_thresholds(trained.model)
+    types = [("x", FloatTensorType([None, trained.width]))]
+    method = method_of(trained.model, trained.output)
+    failure: Exception | None = None
+    for option in options(estimator, method):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # converters warn about their own use of NumPy and ONNX
+                model = convert(copy.copy(estimator) if option is None else estimator, initial_types=types, options=option)
+        except NameError as error:  # skl2onnx: the estimator does not know this option
+            failure = error
+            continue
+        outputs = [output.name for output in model.graph.output]
+        binary = method == "decision_function" and trained.output == "logit"
+        kind: Output = "classes" if method == "predict_proba" else trained.output
+        return Exported(model, ["x"], outputs[-1], kind, column=1 if binary else None)
+    raise failure or ValueError("skl2onnx does not know this estimator")
+
+
+def untrusted(path: Path) -> list[str]:
+    """The types in a skops file that neither skops nor `TRUSTED` knows to be harmless."""
+    from skops import io
+
+    return sorted(set(io.get_untrusted_types(file=path)) - TRUSTED)
+
+
+def _save_skops(estimator: Any, path: Path) -> str | None:
+    """Write the skops form and read it once; returns why it cannot be used, or None."""
+    from skops import io
+
+    try:
+        io.dump(estimator, path)
+        io.load(path, trusted=io.get_untrusted_types(file=path))
+    except Exception as error:
+        if is_full(error):
+            raise
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return None
+
+
+def _load_skops(path: Path, manifest: Manifest, trust: bool) -> Any:
+    from skops import io
+
+    try:
+        foreign = untrusted(path)
+        if foreign and not trust:
+            raise BundleError(f"{path} holds {_listed(foreign)}, which can run code when loaded; load it with trust only if you know who made it")
+        types = sorted(TRUSTED.intersection(io.get_untrusted_types(file=path)) | set(foreign))
+        with user_module(path.parent / "model.py", needed=False) if foreign else nullcontext():
+            estimator = io.load(path, trusted=types)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    check_trees(estimator, manifest.width, path)
+    return estimator
+
+
+def _load_pickle(path: Path, manifest: Manifest, trust: bool) -> Any:
+    if not trust:
+        raise BundleError(f"{path} is a pickle, which can run any code when loaded; load it with trust only if you know who made it")
+    try:
+        with user_module(path.parent / "model.py", needed=False), path.open("rb") as file:
+            return pickle.load(file)  # noqa: S301 the user asked for it
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _listed(types: list[str]) -> str:
+    return ", ".join(types[:3]) + (f" and {len(types) - 3} more" if len(types) > 3 else "")
