@@ -1,0 +1,85 @@
+"""Which branches become features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from mlaas.data.files import Branch, EventFile
+from mlaas.errors import DataError, nearest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The branches that shall be features, in the file's order, and why others are not (identifiers and deselected ones are not listed)."""
+
+    wanted: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str], identifier: Sequence[str], hidden: Collection[str] = ()) -> Choice:
+    """Choose the features of a file.
+
+    selected, excluded: names or wildcards, or one name of a file that lists them; empty `selected` takes all. identifier: names left out.
+    hidden: names that are left out unless they are selected by their exact name (the weight's branches).
+    Raises DataError for names that match nothing.
+    """
+    chosen = _patterns(selected)
+    dropped = _patterns(excluded)
+    _check("selected_branches", chosen, file)
+    _check("exclude_branches", dropped, file)
+    wanted = []
+    for name in file.branches:
+        exact = name in chosen
+        inside = exact or not chosen or _any(name, chosen)
+        outside = _any(name, dropped) or (not exact and (name in hidden or _any(name, identifier)))
+        if inside and not outside:
+            wanted.append(name)
+    left_out = {name: reason for name, reason in file.excluded.items() if (not chosen or _any(name, chosen)) and not _any(name, dropped)}
+    unusable = [name for name in chosen if name in file.excluded]
+    if unusable:
+        raise DataError(f"params.selected_branches: {unusable[0]!r} cannot be a feature ({file.excluded[unusable[0]]})")
+    if not wanted:
+        raise DataError(f"{file.path}: no branch is left to be a feature; check selected_branches, exclude_branches and identifier")
+    return Choice(tuple(wanted), left_out)
+
+
+def _patterns(given: Sequence[str]) -> list[str]:
+    """The names themselves, or those in the file that a single one names."""
+    if len(given) == 1 and Path(given[0]).is_file():
+        lines = (line.strip() for line in Path(given[0]).read_text().splitlines())
+        return [line for line in lines if line and not line.startswith("#")]
+    return list(given)
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _check(field: str, patterns: Sequence[str], file: EventFile) -> None:
+    """Each pattern must match something."""
+    known = [*file.branches, *file.excluded]
+    for pattern in patterns:
+        if not any(_any(name, [pattern]) for name in known):
+            what = "no branch matches" if re.search(r"[*?\[]", pattern) else "there is no branch"
+            raise DataError(f"params.{field}: {what} {pattern!r} in {file.path}{nearest(pattern, known)}")
+
+
+def agree(first: EventFile, other: EventFile, names: Sequence[str]) -> None:
+    """Check that another file offers the same branches of the same kind. Raises DataError naming the first difference."""
+    for name in names:
+        mine = first.branches[name]
+        theirs: Branch | None = other.branches.get(name)
+        if theirs is None:
+            why = f" as a number or list of numbers ({other.excluded[name]})" if name in other.excluded else ""
+            raise DataError(
+                f"{other.path} lacks branch {name!r}{why}, which {first.path} has{nearest(name, other.branches)};"
+                " leave it out with params.exclude_branches"
+            )
+        if theirs.kind != mine.kind:
+            raise DataError(
+                f"branch {name!r} is {mine.kind} in {first.path} but {theirs.kind} in {other.path}; leave it out with params.exclude_branches"
+            )

@@ -1,0 +1,277 @@
+"""The dataset of a training: prepared files joined into chunks with labels, weights and splits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mlaas.data.chunks import SPLITS, Chunk, Split
+from mlaas.data.layout import Bound, Layout, Mask, Matrix
+from mlaas.data.selected import Selected
+from mlaas.data.split import code, split_codes
+from mlaas.errors import DataError
+
+Task = Literal["classification", "regression"]
+Batches = Callable[[bool], Iterator[Selected]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a dataset.
+
+    batches: gives its selected events in order, anew at each call; called with False when columns are not needed.
+    label: the class index of all its events, or None when the events carry labels. weight: the file's factor. events: how many were selected.
+    """
+
+    path: str
+    batches: Batches
+    label: int | None
+    weight: float
+    events: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the parts become chunks; see `mlaas.workflow.Params` for each."""
+
+    chunk_size: int = 1000
+    shuffle: bool = False
+    seed: int = 1
+    fractions: tuple[float, float] = (0.15, 0.15)
+    class_balance: bool = False
+    padding: float = math.nan
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What one look at labels and weights gives: events per part and split, sums of weights per class and split."""
+
+    counts: npt.NDArray[np.int64]  # (parts, 3)
+    sums: npt.NDArray[np.float64]  # (classes or 1, 3)
+    absolute: npt.NDArray[np.float64]  # (classes or 1, 3)
+    least: float
+    most: float
+
+
+class PreparedDataset:
+    """The `Dataset` over prepared files.
+
+    Every selected event belongs to one split and appears once in one chunk of it. Chunk k of K holds the k-th of K equal shares of every
+    file's events, so that each chunk mixes the files in proportion to their sizes after cuts.
+    """
+
+    def __init__(self, parts: Sequence[Part], layout: Layout, task: Task, classes: Sequence[float | str], options: Options) -> None:
+        self._parts = list(parts)
+        self._layout = layout
+        self._values = list(classes)
+        self._options = options
+        self.task: Task = task
+        if not layout.width:
+            raise DataError("no features: every selected branch is empty in all events; choose other branches")
+
+    @property
+    def classes(self) -> list[str]:
+        """The class labels in order of their index (empty for regression)."""
+        return [name(value) for value in self._values]
+
+    @property
+    def width(self) -> int:
+        """The number of matrix columns."""
+        return self._layout.width
+
+    @property
+    def columns(self) -> list[str]:
+        """The name of each matrix column."""
+        return self._layout.columns
+
+    @cached_property
+    def events(self) -> dict[Split, int]:
+        """The exact number of events in each split."""
+        return {split: int(self._index.counts[:, number].sum()) for number, split in enumerate(SPLITS)}
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any weight that a chunk gives differs from 1."""
+        return self._options.class_balance or self._index.least != self._index.most
+
+    @property
+    def negative(self) -> bool:
+        """Whether any weight is below 0."""
+        return self._index.least < 0
+
+    @cached_property
+    def factors(self) -> npt.NDArray[np.float64]:
+        """The factor per class from the user's weight to the one in a chunk, shape (classes,) (one factor for regression).
+
+        The mean absolute weight in training is 1; with class balance every class has the same sum of weights there.
+        """
+        sums, absolute = self._index.sums[:, 0], self._index.absolute[:, 0]
+        if not np.any(absolute):
+            sums, absolute = self._index.sums.sum(axis=1), self._index.absolute.sum(axis=1)
+        balance = np.ones(len(sums))
+        if self._options.class_balance and self.task == "classification":
+            if np.any(sums <= 0):
+                worst = self.classes[int(np.argmin(sums))]
+                raise DataError(f"params.class_balance: class {worst} has a sum of weights of {float(sums.min()):g} in training; it must be above 0")
+            balance = sums.sum() / (len(sums) * sums)
+        total = float((absolute * balance).sum())
+        return balance * (max(1, self.events["train"]) / total if total > 0 else 1.0)
+
+    @cached_property
+    def sums(self) -> npt.NDArray[np.float64]:
+        """The sum of the user's weights per class over all splits, shape (classes,)."""
+        return np.asarray(self._index.sums.sum(axis=1))
+
+    @cached_property
+    def _index(self) -> _Index:
+        classes = max(1, len(self._values))
+        counts = np.zeros((len(self._parts), 3), np.int64)
+        sums, absolute = np.zeros((classes, 3)), np.zeros((classes, 3))
+        least, most = math.inf, -math.inf
+        for number, part in enumerate(self._parts):
+            for selected in part.batches(False):
+                codes = self._codes(selected, number)
+                weight = _weight(selected, part)
+                y = self._targets(selected, part) if self.task == "classification" else np.zeros(len(selected), np.int64)
+                cell = np.asarray(y, np.int64) * 3 + codes
+                counts[number] += np.bincount(codes, minlength=3)
+                sums += np.bincount(cell, weight, classes * 3).reshape(classes, 3)
+                absolute += np.bincount(cell, np.abs(weight), classes * 3).reshape(classes, 3)
+                least, most = min(least, float(weight.min())), max(most, float(weight.max()))
+        return _Index(counts, sums, absolute, least, most)
+
+    def _codes(self, selected: Selected, number: int) -> npt.NDArray[np.uint8]:
+        return split_codes(selected.entry, number, self._options.seed, self._options.fractions)
+
+    def _targets(self, selected: Selected, part: Part) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+        """Class indices or regression targets of a batch."""
+        if part.label is not None:
+            return np.full(len(selected), part.label, np.int64)
+        if selected.label is None:
+            raise DataError(f"labels: {part.path} has no label")
+        if self.task == "regression":
+            return selected.label.astype(np.float32)
+        known = np.array([float(value) for value in self._values])
+        order = np.argsort(known)
+        place = np.minimum(np.searchsorted(known[order], selected.label), len(known) - 1)
+        index = order[place]
+        wrong = np.flatnonzero(known[index] != selected.label)
+        if len(wrong):
+            value, entry = selected.label[wrong[0]], selected.entry[wrong[0]]
+            raise DataError(
+                f"labels: entry {entry} of {part.path} has the label {value:g}, which is not one of the classes {', '.join(self.classes)}"
+            )
+        return np.asarray(index, np.int64)
+
+    def chunks(self, split: Split, *, epoch: int = 0, start: int = 0, mask: bool = False) -> Iterator[Chunk]:
+        """Chunks of one split, each event once; the next chunk is made while the caller works on this one."""
+        plan = self._quotas(split)
+        if start >= len(plan):
+            return
+        cursors = [_Cursor(self, number, split, int(plan[:start, number].sum())) for number in range(len(self._parts))]
+        rows = int(plan[start:].sum(axis=1).max())
+        buffers = [_Buffer(rows, self.width, mask) for _ in range(min(2, len(plan) - start))]
+        with ThreadPoolExecutor(1, thread_name_prefix="chunks") as pool:
+            pending: Future[Chunk] = pool.submit(self._build, plan[start], cursors, buffers[0], epoch, start)
+            for k in range(start, len(plan)):
+                chunk = pending.result()
+                if k + 1 < len(plan):
+                    pending = pool.submit(self._build, plan[k + 1], cursors, buffers[(k + 1 - start) % len(buffers)], epoch, k + 1)
+                yield chunk
+
+    def _quotas(self, split: Split) -> npt.NDArray[np.int64]:
+        """How many events each chunk takes from each part, shape (chunks, parts)."""
+        counts = self._index.counts[:, code(split)]
+        total = int(counts.sum())
+        size = self._options.chunk_size if self._options.chunk_size > 0 else max(1, total)
+        number = math.ceil(total / size)
+        edges = np.arange(number + 1)[:, None] * counts[None, :] // max(1, number)
+        return np.diff(edges, axis=0)
+
+    def _build(self, quota: npt.NDArray[np.int64], cursors: Sequence[_Cursor], buffer: _Buffer, epoch: int, k: int) -> Chunk:
+        row = 0
+        for cursor, events in zip(cursors, quota.tolist(), strict=True):
+            row = cursor.take(events, buffer, row)
+        order = self._order(quota, epoch, k)
+        y = buffer.y[:row].astype(np.float32) if self.task == "regression" else buffer.y[:row].astype(np.int64)
+        mask = None if buffer.mask is None else buffer.mask[:row]
+        return Chunk(buffer.x[:row], y, buffer.weight[:row].copy(), mask, order)
+
+    def _order(self, quota: npt.NDArray[np.int64], epoch: int, k: int) -> npt.NDArray[np.int64]:
+        """Shuffled from the seed, or interleaved so that every stretch of a chunk holds the files in proportion."""
+        if self._options.shuffle:
+            return np.random.default_rng([self._options.seed, epoch, k]).permutation(int(quota.sum()))
+        places = np.concatenate([(np.arange(events) + 0.5) / max(1, events) for events in quota.tolist()])
+        return np.argsort(places, kind="stable")
+
+
+class _Buffer:
+    """The memory of one chunk, used again and again."""
+
+    def __init__(self, rows: int, width: int, mask: bool) -> None:
+        self.x: Matrix = np.empty((rows, width), np.float32)
+        self.mask: Mask | None = np.empty((rows, width), np.bool_) if mask else None
+        self.y = np.empty(rows, np.float64)
+        self.weight = np.empty(rows, np.float32)
+
+
+class _Cursor:
+    """Where one part's events of one split stand."""
+
+    def __init__(self, dataset: PreparedDataset, number: int, split: Split, skip: int) -> None:
+        self._dataset = dataset
+        self._part = dataset._parts[number]
+        self._number = number
+        self._code = code(split)
+        self._skip = skip
+        self._batches = self._part.batches(True)
+        self._rows: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._bound: Bound | None = None
+
+    def _next(self) -> None:
+        """Go to the next batch that holds events of the split."""
+        while not len(self._rows):
+            selected = next(self._batches, None)
+            if selected is None:
+                raise DataError(f"{self._part.path} holds fewer events than before; has it changed while it was read?")
+            rows = np.flatnonzero(self._dataset._codes(selected, self._number) == self._code)
+            passed = min(self._skip, len(rows))
+            self._skip -= passed
+            self._rows = rows[passed:]
+            if len(self._rows):
+                self._bound = self._dataset._layout.bind(selected.columns)
+                self._y = self._dataset._targets(selected, self._part)
+                index = self._y if self._dataset.task == "classification" else np.zeros(len(selected), np.int64)
+                self._weight = _weight(selected, self._part) * self._dataset.factors[index]
+
+    def take(self, events: int, buffer: _Buffer, row: int) -> int:
+        """Write the next `events` events to the buffer from `row` on; returns the row after them."""
+        stop = row + events
+        while row < stop:
+            self._next()
+            rows, self._rows = self._rows[: stop - row], self._rows[stop - row :]
+            if self._bound is None:
+                raise RuntimeError("rows without a batch")
+            padding = self._dataset._options.padding
+            self._bound.fill(buffer.x, buffer.mask, row, rows, pad=0.0 if math.isnan(padding) else padding, nan=0.0)
+            buffer.y[row : row + len(rows)] = self._y[rows]
+            buffer.weight[row : row + len(rows)] = self._weight[rows]
+            row += len(rows)
+        return row
+
+
+def _weight(selected: Selected, part: Part) -> npt.NDArray[np.float64]:
+    weight = np.ones(len(selected)) if selected.weight is None else selected.weight
+    return weight * part.weight
+
+
+def name(value: float | str) -> str:
+    """A class label as text: whole numbers without a decimal point."""
+    return f"{value:g}" if isinstance(value, float | int) else str(value)

@@ -1,0 +1,78 @@
+"""Opening files of events, whatever their format: the one door through which data come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import uproot
+
+from mlaas.data.files import EventFile
+from mlaas.data.formats import open_table
+from mlaas.data.ntuples import NtupleFile
+from mlaas.data.sources import detect, explain, storage_options
+from mlaas.data.trees import TreeFile
+from mlaas.errors import DataError, MLaaSError, nearest
+
+READABLE = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+
+
+def open_events(path: str, *, tree: str | None = None, dtype: str | None = None, workers: int = 1, direct: bool = True) -> EventFile:
+    """Open a file of events.
+
+    tree: path of the TTree or RNTuple in a ROOT file; None takes the only one. dtype: the format, if the file's name does not tell.
+    workers: threads that decode. direct: False reads ROOT files with uproot alone.
+    Raises DataError with one sentence when the file or the tree is missing, damaged or of another kind.
+    """
+    format = detect(path, dtype)
+    if format != "root":
+        return open_table(path, format)
+    try:
+        file = uproot.open(path, **storage_options(path))
+    except MLaaSError:
+        raise
+    except Exception as error:
+        raise explain(path, error) from error
+    try:
+        found = _tree(file, path, tree)
+        if file.classname_of(found).startswith("ROOT::"):
+            return NtupleFile(path, file[found])
+        return TreeFile(path, file[found], workers=workers, direct=direct)
+    except MLaaSError:
+        file.close()
+        raise
+    except Exception as error:
+        file.close()
+        raise explain(path, error) from error
+
+
+def trees(path: str) -> list[str]:
+    """The paths of all trees of a ROOT file."""
+    try:
+        with uproot.open(path, **storage_options(path)) as file:
+            return _known(file)
+    except MLaaSError:
+        raise
+    except Exception as error:
+        raise explain(path, error) from error
+
+
+def _known(file: Any) -> list[str]:
+    """Trees by path without cycle numbers, each once."""
+    names = [key for key, kind in file.classnames(recursive=True, cycle=False).items() if kind in READABLE]
+    return list(dict.fromkeys(names))
+
+
+def _tree(file: Any, path: str, tree: str | None) -> str:
+    """The path of the wanted tree in the file."""
+    known = _known(file)
+    if not known:
+        raise DataError(f"{path} holds no TTree or RNTuple")
+    if tree is None:
+        if len(known) > 1:
+            raise DataError(f"{path} holds several trees; choose one of {', '.join(known[:10])} with params.branch (or --tree)")
+        return known[0]
+    wanted = tree.split(";")[0].strip("/")
+    if wanted not in known:
+        shown = nearest(wanted, known) or f"; it holds {', '.join(known[:10])}"
+        raise DataError(f"{path} has no tree {tree!r}{shown}")
+    return wanted if ";" not in tree else tree.strip("/")
