@@ -96,7 +96,8 @@ def _cuts(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]:
     total = yields(data)
     cut = plot_cuts.plot_significance(splits[test], total)
     best = cut.numbers.get("best", {}).get("asimov", {})
-    alt = f"Significance against the cut on the score; best Asimov significance {number(best.get('value', math.nan))} at {number(best.get('cut', math.nan))}."
+    told = f"{number(best.get('value', math.nan))} at {number(best.get('cut', math.nan))}"
+    alt = f"Significance against the cut on the score; best Asimov significance {told}."
     source = "the sums of weights of the files" if total else f"the sums of weights of the {test} events"
     caption = (
         f"Efficiencies of the {test} events times {source}; with other yields the best cut moves. A cut that leaves fewer than ten effective "
@@ -122,7 +123,7 @@ def _classes(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture
     classes = [str(name) for name in data.classes]
     test = held_out(splits)
     curves = plot_classes.one_vs_rest(splits[test], classes) if test else {}
-    auc = auc_text(*plot_classes.macro(curves))
+    auc = auc_text(*plot_classes.macro((curve.auc, curve.error) for curve in curves.values()))
     alt = f"One-vs-rest ROC curves of {len(curves)} classes of the {test or 'missing'} events; mean AUC {auc}."
     caption = f"Each class against all others by its probability; {test} events. Mean AUC {auc}." if curves else ""
     yield _picture("roc", "performance", "ROC curves, one against the rest", plot_classes.plot_one_vs_rest(curves), alt, caption)

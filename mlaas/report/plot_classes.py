@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,18 @@ def one_vs_rest(sample: Sample, classes: Sequence[str]) -> dict[str, Roc]:
     return {name: curve for name, curve in found.items() if math.isfinite(curve.auc)}
 
 
-def macro(curves: Mapping[str, Roc]) -> tuple[float, float]:
+def quick(sample: Sample, classes: int, values: int = 5_000_000) -> Sample:
+    """Every so-many-th event, so that at most `values` probabilities remain: enough to see overtraining."""
+    step = max(1, len(sample) * classes // values)
+    return Sample(sample.scores[::step], sample.labels[::step], sample.weights[::step])
+
+
+def macro(areas: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """Mean AUC of the classes and the mean of their errors (an upper bound of its error: the classes share their events)."""
-    if not curves:
+    found = list(areas)
+    if not found:
         return math.nan, math.nan
-    return float(np.mean([curve.auc for curve in curves.values()])), float(np.mean([curve.error for curve in curves.values()]))
+    return float(np.mean([auc for auc, _ in found])), float(np.mean([error for _, error in found]))
 
 
 @styled
@@ -89,7 +96,7 @@ def class_ks(splits: Mapping[str, Sample], classes: Sequence[str]) -> dict[str, 
 def plot_class_scores(splits: Mapping[str, Sample], classes: Sequence[str], first: int, ks: Mapping[str, KS]) -> Plot:
     """Probability of each class for its own events and for all others, train filled and held-out as points; PANELS classes from `first`.
 
-    numbers: by class {"own", "rest": held-out density (bins,)}, and "edges".
+    numbers: by class {"own", "rest": held-out density (bins,)}, "edges", and "ks": {class: KS}.
     """
     shown = range(first, min(first + PANELS, len(classes)))
     columns = min(3, len(shown))
@@ -97,7 +104,7 @@ def plot_class_scores(splits: Mapping[str, Sample], classes: Sequence[str], firs
     figure, grid = style.panels(3.2 * columns + 0.4, 2.5 * rows + 0.8, rows, columns)
     test = held_out(splits)
     edges = np.linspace(0, 1, BINS + 1)
-    numbers: dict[str, Any] = {"edges": edges}
+    numbers: dict[str, Any] = {"edges": edges, "ks": {classes[index]: ks[classes[index]] for index in shown if classes[index] in ks}}
     for ax, index in zip(grid, shown, strict=False):
         name = classes[index]
         numbers[name] = _panel(ax, splits, test, index, edges)

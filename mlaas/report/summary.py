@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from mlaas.report.data import ReportData
 from mlaas.report.plot_binary import auc_text
-from mlaas.report.plot_classes import class_ks, macro, one_vs_rest
+from mlaas.report.plot_classes import macro, one_vs_rest, quick
 from mlaas.report.plot_features import ordered
 from mlaas.report.plot_history import best_epoch, series
 from mlaas.report.samples import Sample, class_names, held_out, samples
@@ -65,13 +65,22 @@ def _quality(
         found = {name: (item["r2"], math.nan) for name, item in residual.items() if isinstance(item, dict)}
         return found, {"residuals": residual["ks"]} if "ks" in residual else {}, {}
     if len(data.classes) > 2:
-        classes = [str(name) for name in data.classes]
-        curves = {name: one_vs_rest(splits[name], classes) for name in dict.fromkeys(("train", split)) if name in splits}
-        quality = {name: macro(found) for name, found in curves.items() if found}
-        per_class = {name: (curve.auc, curve.error, curve.signal_events) for name, curve in curves.get(split, {}).items()}
-        return quality, class_ks(splits, classes), per_class
+        return _many(data, numbers, splits, split)
     quality = {name: (item["auc"], item["error"]) for name, item in numbers.get("roc", {}).items() if isinstance(item, dict)}
     return quality, dict(numbers.get("scores", {}).get("ks", {})), {}
+
+
+def _many(
+    data: ReportData, numbers: Mapping[str, Mapping[str, Any]], splits: Mapping[str, Sample], split: str
+) -> tuple[dict[str, tuple[float, float]], dict[str, KS], dict[str, tuple[float, float, float]]]:
+    classes = [str(name) for name in data.classes]
+    drawn = {name: (item["auc"], item["error"]) for name, item in numbers.get("roc", {}).items() if isinstance(item, dict)}
+    quality = {split: macro(drawn.values())} if drawn else {}
+    if "train" in splits and split != "train":
+        curves = one_vs_rest(quick(splits["train"], len(classes)), classes)
+        quality["train"] = macro((curve.auc, curve.error) for curve in curves.values())
+    ks = {name: item for key, found in numbers.items() if key.startswith("scores") for name, item in found.get("ks", {}).items()}
+    return quality, ks, {name: (*drawn[name], splits[split].events(index)) for index, name in enumerate(classes) if name in drawn}
 
 
 def worst_ks(ks: Mapping[str, KS]) -> tuple[float, float]:

@@ -21,11 +21,12 @@ def count(value: int) -> str:
 
 def size(nbytes: float) -> str:
     """Bytes in decimal units: "83.9 MB"."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(nbytes) < 1000 or unit == "TB":
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    raise AssertionError
+    if abs(nbytes) < 1000:
+        return f"{nbytes:.0f} B"
+    scaled, units = nbytes / 1000, ["kB", "MB", "GB", "TB"]
+    while abs(scaled) >= 999.5 and len(units) > 1:
+        scaled, units = scaled / 1000, units[1:]
+    return f"{scaled:.3g} {units[0]}"
 
 
 def duration(seconds: float) -> str:
