@@ -7,8 +7,9 @@ import io
 import os
 import re
 import shutil
+import ssl
 import tempfile
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -55,7 +56,9 @@ def storage_options(path: str) -> dict[str, Any]:
     """
     match scheme(path):
         case "http" | "https" as protocol:
-            return {"client_kwargs": _http_client(secure=protocol == "https")}
+            secure = protocol == "https"
+            tls = {"ssl": _tls(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "X509_CERT_DIR")))} if secure else {}
+            return {"client_kwargs": _http_client(secure=secure), **tls}
         case "root":
             _configure_xrootd()
             return {"timeout": READ_SECONDS}
@@ -74,6 +77,16 @@ def _http_client(*, secure: bool) -> dict[str, Any]:
     if token:
         client["headers"] = {"Authorization": f"Bearer {token}"}
     return client
+
+
+@lru_cache(maxsize=16)
+def _tls(_file: str | None, _folder: str | None, grid: str | None) -> ssl.SSLContext:
+    """Whom to trust: what OpenSSL trusts (SSL_CERT_FILE and SSL_CERT_DIR included) and the grid's authorities, where they are installed."""
+    context = ssl.create_default_context()
+    authorities = Path(grid or "/etc/grid-security/certificates")
+    if authorities.is_dir():
+        context.load_verify_locations(capath=authorities)
+    return context
 
 
 def bearer_token() -> str:
@@ -151,19 +164,32 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def _open_raw(path: str) -> BinaryIO:
-    if not scheme(path):
-        return Path(path).open("rb")
+    return _open_far(path)[0] if scheme(path) else Path(path).open("rb")
+
+
+def openable(path: str) -> str | BinaryIO:
+    """What a reader that jumps in the file (uproot) can open: the path itself, or a temporary copy of what a server gives only as a whole."""
+    if scheme(path) not in ("http", "https"):
+        return path
+    stream, is_copy = _open_far(path, block_size=1 << 16)
+    if is_copy:
+        return stream
+    stream.close()
+    return path
+
+
+def _open_far(path: str, **options: Any) -> tuple[BinaryIO, bool]:
+    """A stream of a URL, and whether it is a temporary copy."""
     fs, inner = file_system(path)
     try:
-        stream = cast(BinaryIO, fs.open(inner, "rb", cache_type="readahead"))
-        if stream.seekable():
-            stream.read(1)  # some HTTP servers show only now that they serve whole files only
-            stream.seek(0)
-            return stream
+        stream = cast(BinaryIO, fs.open(inner, "rb", cache_type="readahead", **options))
+        stream.read(1)  # some servers show only now that they serve whole files only
+        stream.seek(0)
     except ValueError as error:
-        if "range requests" not in str(error):
+        if not re.search(r"range requests|seek streaming", str(error)):
             raise
-    return _copied(cast(BinaryIO, fs.open(inner, "rb", block_size=0)))
+        return _copied(cast(BinaryIO, fs.open(inner, "rb", block_size=0))), True
+    return stream, False
 
 
 def _copied(stream: BinaryIO) -> BinaryIO:
@@ -218,6 +244,7 @@ def identity(path: str) -> str:
         status = Path(path).stat()
         return f"{status.st_size}-{status.st_mtime_ns}"
     fs, inner = file_system(path)
+    fs.dircache.clear()  # a listing may be older than the file
     info = fs.info(inner)
     for key in ("ETag", "Content-MD5", "Digest", "mtime", "LastModified", "Last-Modified"):
         if info.get(key):

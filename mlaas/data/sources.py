@@ -10,11 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlaas.data.access import REMOTE, file_system, identity, open_binary, redacted, scheme, storage_options, url_path
+from mlaas.data.access import REMOTE, file_system, identity, open_binary, openable, redacted, scheme, storage_options, url_path
 from mlaas.data.trouble import explain, reading
 from mlaas.errors import DataError, nearest
 
-__all__ = ["FORMATS", "Source", "detect", "expand", "explain", "identity", "open_binary", "reading", "redacted", "resolve", "storage_options"]
+__all__ = [
+    "FORMATS",
+    "Source",
+    "detect",
+    "expand",
+    "explain",
+    "identity",
+    "open_binary",
+    "openable",
+    "reading",
+    "redacted",
+    "resolve",
+    "storage_options",
+]
 
 FORMATS = ("root", "csv", "json", "parquet", "avro")
 CMS_REDIRECTOR = "root://cms-xrd-global.cern.ch"
@@ -175,9 +188,9 @@ def _listed(url: str) -> list[str]:
     return sorted(names, key=_natural)
 
 
-def _natural(path: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts file2 before file10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", path)]
+def _natural(path: str) -> list[tuple[int, int]]:
+    """A sort key that puts file.root before file2.root and that before file10.root."""
+    return [(ord("0"), int(part)) if part[0] in "0123456789" else (ord(part), 0) for part in re.findall(r"[0-9]+|[^0-9]", path, re.S)]
 
 
 def _refuse_twice(paths: Sequence[str]) -> None:

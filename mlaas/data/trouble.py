@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlaas.data.access import READ_SECONDS, redacted, scheme
+from mlaas.data import access
+from mlaas.data.access import redacted, scheme
 from mlaas.errors import DataError, MissingExtraError, ResourceError, UserError
 
 # Packages whose exceptions are about the file, not about this program.
@@ -66,6 +67,8 @@ def explain(path: str, error: BaseException) -> UserError:
     """One sentence for what went wrong with `path`: DataError, MissingExtraError (a library is missing) or ResourceError (disk full)."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return explain(path, error.__cause__)  # fsspec says so of every HTTP server that it cannot ask
     name, text = redacted(path), _text(error)
     if isinstance(error, ImportError) or "install " in text.lower():
         for word, (package, extra) in _EXTRAS.items():
@@ -85,7 +88,7 @@ def _absent(name: str, protocol: str, error: BaseException, text: str) -> str:
     if isinstance(error, IsADirectoryError) or re.search(r"is a directory|\[3016\]", text, re.I):
         return f"{name} is a folder; name its files, e.g. {name.rstrip('/')}/*.root"
     missing = isinstance(error, FileNotFoundError) or _status(error) in (404, 410)
-    if missing or re.search(r"no such file|\[3011\]|NoSuchKey|NoSuchBucket|no hosts for file|No servers have", text, re.I):
+    if missing or re.search(r"no such file|\[3011\]|_ls_from_cache|NoSuchKey|NoSuchBucket|no hosts for file|No servers have", text, re.I):
         return f"there is no file {name}" + (f" on that server ({_first_line(error)})" if protocol == "root" else "")
     return ""
 
@@ -105,7 +108,7 @@ def _unreachable(name: str, protocol: str, error: BaseException, text: str) -> s
     if re.search(r"certificate", type(error).__name__ + text, re.I):
         return f"{name} cannot be read: the server's certificate is not trusted; set SSL_CERT_FILE to the file of its certification authority"
     if isinstance(error, TimeoutError | asyncio.TimeoutError) or re.search(r"expired|time(d)? ?out", text, re.I):
-        return f"{name} cannot be read: the server did not answer within {READ_SECONDS} s; try again, or name another server"
+        return f"{name} cannot be read: the server did not answer within {access.READ_SECONDS} s; try again, or name another server"
     status = _status(error)
     if status is not None and status >= 400:
         return f"{name} cannot be read: the server answered {status}"
@@ -148,4 +151,5 @@ def _text(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     """The first line of an error's text, without signatures and tokens, at most 200 characters."""
     line = next((part.strip() for part in str(error).splitlines() if part.strip()), type(error).__name__)
+    line = re.sub(r"^Failed to .*\[(ERROR|FATAL)\] ", "", line)
     return re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*", r"\1", line)[:200].rstrip(".")

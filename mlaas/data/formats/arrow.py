@@ -205,7 +205,7 @@ def _plain(array: pa.Array) -> pa.Array:
 def _opened(array: pa.Array) -> tuple[pa.Array, Offsets]:
     """The values of a list array and its offsets; an absent list is an empty one."""
     if pa.types.is_fixed_size_list(array.type) or array.null_count:
-        lengths = _view(pc.fill_null(pc.list_value_length(array), 0))
+        lengths = np.where(_flags(array.is_null()), 0, _view(pc.list_value_length(array)))
         offsets = np.zeros(len(array) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return array.flatten(), offsets
@@ -223,14 +223,20 @@ def _values(array: pa.Array, branch: Branch) -> Array:
             raise DataError(f"column {branch.name} holds absent values where the file says that it has none; write the file again")
         if not pa.types.is_floating(array.type):
             array = array.cast(pa.float64())
-        array = pc.fill_null(array, pa.scalar(np.nan, pa.float64()).cast(array.type))
+        values = _view(array).astype(branch.dtype)
+        values[_flags(array.is_null())] = np.nan
+        return values
     if pa.types.is_boolean(array.type):
-        return _view(array.cast(pa.uint8())).view(np.bool_).astype(branch.dtype, copy=False)
+        return _flags(array).astype(branch.dtype, copy=False)
     return _view(array).astype(branch.dtype, copy=False)
 
 
+def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
+    return _view(array.cast(pa.uint8())).view(np.bool_)
+
+
 def _view(array: pa.Array) -> Array:
-    """The values of an array without nulls, not copied; writable when Arrow's memory is, for that is the usual kind of array to later stages."""
+    """The values of an array (anything where absent), not copied; writable when Arrow's memory is, for that is the usual kind of array to later stages."""
     dtype = _numpy(array.type)
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize) if len(array) else np.empty(0, dtype)
 
