@@ -66,6 +66,7 @@ uv_from_pip() {
     local value
     value=$(pip_config index-url PIP_INDEX_URL) && export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$value}"
     value=$(pip_config extra-index-url PIP_EXTRA_INDEX_URL) && export UV_INDEX="${UV_INDEX:-$value}"
+    value=$(pip_config find-links PIP_FIND_LINKS) && export UV_FIND_LINKS="${UV_FIND_LINKS:-$value}"
     value=$(pip_config trusted-host PIP_TRUSTED_HOST) && export UV_INSECURE_HOST="${UV_INSECURE_HOST:-$value}"
     value=$(pip_config cert PIP_CERT) && export SSL_CERT_FILE="${SSL_CERT_FILE:-$value}"
     export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -23,11 +24,8 @@ def built(tmp_path_factory):
 
 def package_files():
     """Every file of the package that is not Python's own by-product."""
-    return {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "mlaas").rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
-    }
+    paths = (path for path in (ROOT / "mlaas").rglob("*") if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith("."))
+    return {str(path.relative_to(ROOT)) for path in paths}
 
 
 def test_the_wheel_holds_every_file(built):
@@ -53,8 +51,8 @@ def test_the_source_distribution_holds_what_the_targets_need(built):
 def test_the_wheel_works_from_where_it_is_unpacked(built, tmp_path):
     """Data files are found by their package, not by the place of a clone."""
     (wheel,) = built.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
-    code = "import sys; sys.path.insert(0, 'site'); import mlaas.cli; assert 'site' in mlaas.cli.__file__; sys.exit(mlaas.cli.main(['generate', 'd', '--events=20']))"
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    run = "import mlaas.cli as cli; assert 'site' in cli.__file__; sys.exit(cli.main(['generate', 'd', '--events=20']))"
+    code = f"import sys; sys.path.insert(0, 'site'); {run}"
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True, capture_output=True)
     assert {"signal.root", "background.root", "model.py", "params.json"} <= {path.name for path in (tmp_path / "d").iterdir()}
