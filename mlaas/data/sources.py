@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlaas.data.access import REMOTE, file_system, identity, open_binary, openable, redacted, scheme, storage_options, url_path
+from mlaas.data.access import REMOTE, file_system, identity, open_binary, openable, redacted, url_path
+from mlaas.data.credentials import scheme, storage_options
 from mlaas.data.trouble import explain, reading
 from mlaas.errors import DataError, nearest
 

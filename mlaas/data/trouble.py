@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlaas.data import access
-from mlaas.data.access import redacted, scheme
+from mlaas.data import credentials
+from mlaas.data.access import redacted
+from mlaas.data.credentials import scheme
 from mlaas.errors import DataError, MissingExtraError, ResourceError, UserError
 
 # Packages whose exceptions are about the file, not about this program.
@@ -108,7 +109,7 @@ def _unreachable(name: str, protocol: str, error: BaseException, text: str) -> s
     if re.search(r"certificate", type(error).__name__ + text, re.I):
         return f"{name} cannot be read: the server's certificate is not trusted; set SSL_CERT_FILE to the file of its certification authority"
     if isinstance(error, TimeoutError | asyncio.TimeoutError) or re.search(r"expired|time(d)? ?out", text, re.I):
-        return f"{name} cannot be read: the server did not answer within {access.READ_SECONDS} s; try again, or name another server"
+        return f"{name} cannot be read: the server did not answer within {credentials.READ_SECONDS} s; try again, or name another server"
     status = _status(error)
     if status is not None and status >= 400:
         return f"{name} cannot be read: the server answered {status}"

@@ -11,8 +11,9 @@ from fastavro.schema import SchemaParseException
 
 from mlaas.data.access import open_binary, redacted
 from mlaas.data.columns import Columns
-from mlaas.data.formats.arrow import MIXED, Leaf, columns, leaves, merged, nullable
+from mlaas.data.formats.arrow import columns
 from mlaas.data.formats.table import Table
+from mlaas.data.formats.types import MIXED, Leaf, leaves, merged, nullable
 from mlaas.data.trouble import reading
 from mlaas.errors import DataError
 

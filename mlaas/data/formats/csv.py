@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from mlaas.data.access import redacted
-from mlaas.data.formats.arrow import Leaf
 from mlaas.data.formats.lines import Block, LineTable, line_blocks, line_number
+from mlaas.data.formats.types import Leaf
 from mlaas.errors import DataError
 
 _HEAD_BYTES = 1 << 20

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.json as pajson
 
 from mlaas.data.access import redacted
-from mlaas.data.formats.arrow import MIXED
 from mlaas.data.formats.lines import LONGEST, Block, LineTable, line_blocks, line_number
 from mlaas.data.formats.table import BATCH_BYTES
+from mlaas.data.formats.types import MIXED
 from mlaas.errors import DataError
 
 

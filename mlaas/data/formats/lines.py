@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from mlaas.data.access import open_binary, redacted
 from mlaas.data.columns import Columns
-from mlaas.data.formats.arrow import Leaf, absent, columns, leaves, merged_fields, paths, pruned
+from mlaas.data.formats.arrow import absent, columns
 from mlaas.data.formats.table import BATCH_BYTES, Table
+from mlaas.data.formats.types import Leaf, leaves, merged_fields, paths, pruned
 from mlaas.data.trouble import reading
 from mlaas.errors import DataError
 

@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlaas.data.access import COMPRESSIONS, open_binary, redacted, scheme
+from mlaas.data.access import COMPRESSIONS, open_binary, redacted
 from mlaas.data.columns import Columns
-from mlaas.data.formats.arrow import Leaf, columns, is_list, leaves, nullable, storage
+from mlaas.data.credentials import scheme
+from mlaas.data.formats.arrow import columns
 from mlaas.data.formats.table import BATCH_BYTES, Table
+from mlaas.data.formats.types import Leaf, is_list, leaves, nullable, storage
 from mlaas.data.trouble import reading
 from mlaas.errors import DataError
 

@@ -10,7 +10,7 @@ from typing import Self
 from mlaas.data.access import identity, redacted
 from mlaas.data.columns import Columns
 from mlaas.data.files import Branch
-from mlaas.data.formats.arrow import Leaf
+from mlaas.data.formats.types import Leaf
 from mlaas.data.trouble import reading
 from mlaas.errors import DataError, nearest
 

@@ -1,0 +1,120 @@
+"""What a server wants to know and how long it may take: bearer token, trusted authorities, timeouts."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from functools import cache, lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mlaas.errors import DataError, MissingExtraError
+
+CONNECT_SECONDS = 15
+READ_SECONDS = 60
+
+# Seconds and counts; XRootD's own defaults let a dead server hold a job for half an hour. Variables XRD_* of the user win.
+XROOTD = {
+    "ConnectionWindow": CONNECT_SECONDS,
+    "ConnectionRetry": 2,
+    "RequestTimeout": READ_SECONDS,
+    "StreamTimeout": READ_SECONDS,
+    "StreamErrorWindow": CONNECT_SECONDS,
+    "TimeoutResolution": 1,
+}
+
+
+def scheme(path: str) -> str:
+    """The URL scheme in lower case, or "" for a local path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
+    return found.group(1).lower() if found else ""
+
+
+def storage_options(path: str) -> dict[str, Any]:
+    """What fsspec (and `uproot.open`) need to open `path`: timeouts in seconds, and for https the user's bearer token.
+
+    Other credentials are found by the libraries themselves: X509_USER_PROXY and BEARER_TOKEN by XRootD, AWS_* by s3fs.
+    Raises MissingExtraError when the protocol's library is not installed, DataError when the bearer token cannot be used.
+    """
+    match scheme(path):
+        case "http" | "https" as protocol:
+            secure = protocol == "https"
+            tls = {"ssl": _tls(*(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "X509_CERT_DIR")))} if secure else {}
+            return {"client_kwargs": _http_client(secure=secure), **tls}
+        case "root":
+            _configure_xrootd()
+            return {"timeout": READ_SECONDS}
+        case "s3":
+            _require_s3fs()
+            return {"config_kwargs": {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": {"max_attempts": 2}}}
+        case _:
+            return {}
+
+
+def _http_client(*, secure: bool) -> dict[str, Any]:
+    import aiohttp
+
+    client: dict[str, Any] = {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS), "trust_env": True}
+    token = bearer_token() if secure else ""
+    if token:
+        client["headers"] = {"Authorization": f"Bearer {token}"}
+    return client
+
+
+@lru_cache(maxsize=16)
+def _tls(_file: str | None, _folder: str | None, grid: str | None) -> ssl.SSLContext:
+    """Whom to trust: what OpenSSL trusts (SSL_CERT_FILE and SSL_CERT_DIR included) and the grid's authorities, where they are installed."""
+    context = ssl.create_default_context()
+    authorities = Path(grid or "/etc/grid-security/certificates")
+    if authorities.is_dir():
+        context.load_verify_locations(capath=authorities)
+    return context
+
+
+def bearer_token() -> str:
+    """The user's bearer token, or "" (WLCG Bearer Token Discovery, doi:10.5281/zenodo.3937438).
+
+    In this order: BEARER_TOKEN, the file BEARER_TOKEN_FILE, $XDG_RUNTIME_DIR/bt_u<uid>, /tmp/bt_u<uid>. A file in a shared folder counts only
+    when it belongs to this user. Raises DataError when BEARER_TOKEN_FILE cannot be read or what was found is no token.
+    """
+    if token := os.environ.get("BEARER_TOKEN", "").strip():
+        return _checked(token, "BEARER_TOKEN")
+    if named := os.environ.get("BEARER_TOKEN_FILE", ""):
+        try:
+            return _checked(Path(named).read_text().strip(), "BEARER_TOKEN_FILE")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"BEARER_TOKEN_FILE: {named} cannot be read ({type(error).__name__}); give a file that holds a bearer token") from None
+    user = os.geteuid()
+    for folder in filter(None, (os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")):  # noqa: S108
+        file = Path(folder, f"bt_u{user}")
+        if file.is_file() and not file.is_symlink() and file.stat().st_uid == user:
+            return _checked(file.read_text(errors="replace").strip(), str(file))
+    return ""
+
+
+def _checked(token: str, source: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
+        raise DataError(f"{source} does not hold a bearer token: letters, digits and . _ ~ + / = - are allowed")
+    return token
+
+
+@cache
+def _configure_xrootd() -> None:
+    try:
+        import_module("fsspec_xrootd")
+        client = import_module("XRootD.client")
+    except ImportError:
+        raise MissingExtraError("XRootD support", "xrootd") from None
+    for key, value in XROOTD.items():
+        if f"XRD_{key.upper()}" not in os.environ:
+            client.EnvPutInt(key, value)
+
+
+@cache
+def _require_s3fs() -> None:
+    try:
+        import_module("s3fs")
+    except ImportError:
+        raise MissingExtraError("S3 support", "s3") from None
