@@ -107,9 +107,10 @@ main() {
     local began=$SECONDS held=()
     if [ -f "$STAMP" ]; then mapfile -t held < <(tail -n +2 "$STAMP"); fi
     usable_venv || make_venv
-    say "installing mlaas with: $*"
-    install "$@"
-    { fingerprint; printf '%s\n' "$@" ${held[@]+"${held[@]}"} | sort -u; } >"$STAMP.part"
+    mapfile -t held < <(printf '%s\n' "$@" ${held[@]+"${held[@]}"} | sort -u)
+    say "installing mlaas with: ${held[*]}"
+    install "${held[@]}"
+    { fingerprint; printf '%s\n' "${held[@]}"; } >"$STAMP.part"
     mv "$STAMP.part" "$STAMP"
     say "ready after $((SECONDS - began)) s"
 }

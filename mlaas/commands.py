@@ -118,7 +118,7 @@ def version(options: Namespace) -> None:
     """Print versions and settings."""
     from mlaas.settings import settings
 
-    document = {
+    document: dict[str, Any] = {
         "mlaas": __version__,
         "python": platform.python_version(),
         "packages": {name: _installed(name) for name in FRAMEWORKS},
