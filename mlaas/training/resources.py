@@ -1,0 +1,53 @@
+"""What this machine offers to a training: memory within the limits of its container, and whether there is a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from mlaas.errors import WorkflowError
+from mlaas.settings import settings
+from mlaas.workflow import Params
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str, field: str = "params.memory_limit") -> int:
+    """Read a size such as "4GB", "512 MiB" or "3g"; returns bytes. Raises WorkflowError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if not found or float(found[1]) <= 0:
+        raise WorkflowError(f'{field}: {text!r} is not a size; write e.g. "4GB", "512MB" or "2GiB"')
+    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+
+
+def available_memory() -> int:
+    """Bytes that can still be had: of the machine, or of the container (control group) when that is less."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it ("max")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(free, 0)
+
+
+def memory_limit(params: Params) -> int:
+    """Bytes that an estimator may use which needs all data at once: the workflow's limit, the site's, or half of what is available."""
+    if params.memory_limit:
+        return parse_size(params.memory_limit)
+    site = settings().memory_limit
+    return parse_size(site, "MLAAS_MEMORY_LIMIT") if site else available_memory() // 2
+
+
+def gigabytes(size: float) -> str:
+    """A size in bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def gpu_present() -> bool:
+    """Whether the machine has an NVIDIA GPU that this process may see (for libraries that do not tell)."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in {"", "-1"}:
+        return False
+    return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/gpus").is_dir()
