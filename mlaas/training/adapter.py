@@ -98,7 +98,7 @@ class Adapter(ABC):
             return canonical(self.raw(x[rows], mask[rows] if mask is not None and self.wants_mask else None), self.output)
 
     def evaluate(self, chunk: Chunk) -> tuple[npt.NDArray[np.float32], float]:
-        """Canonical scores of a chunk, and the mean over its events of weight * loss, the loss being the one that is minimised where there is such."""
+        """Canonical scores of a chunk, and the mean over its events of weight * loss: of the loss that is minimised, where there is one."""
         scores = self.predict(chunk.x, chunk.mask)
         return scores, self.plain_loss(chunk, scores)
 

@@ -82,17 +82,9 @@ class XGBoostAdapter(Rounds):
         import xgboost
 
         objective, metric = custom(self.model)
-        self.booster = xgboost.train(
-            self.settings,
-            matrix,
-            rounds,
-            evals=pairs,
-            obj=objective,
-            custom_metric=metric,
-            verbose_eval=False,
-            xgb_model=self.booster,
-            callbacks=callbacks,
-        )
+        more = {"obj": objective, "custom_metric": metric, "xgb_model": self.booster, "callbacks": callbacks}
+        with framework_errors("XGBoost"):
+            self.booster = xgboost.train(self.settings, matrix, rounds, evals=pairs, verbose_eval=False, **more)
 
     def _chunk_by_chunk(self, run: Run) -> None:
         import xgboost
