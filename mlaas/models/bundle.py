@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mlaas.models.manifest import (
 )
 from mlaas.models.parity import Parity, compare
 from mlaas.models.scores import canonical
+from mlaas.models.sentences import short
 from mlaas.models.trained import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -80,11 +81,13 @@ def write_bundle(
     version: int = 1,
     replace: bool = False,
     description: str = "",
+    finishing: Callable[[Path, Manifest], None] | None = None,
 ) -> Manifest:
     """Write a trained model as the bundle `target`: native form, SavedModel (Keras), ONNX behind the parity gate, documents, manifest.
 
     documents: file name -> text, bytes, or anything for JSON (NaN and infinities become null). files: file name -> a file or a folder to copy.
     name: of the model; the folder's name unless given. The target must not exist unless `replace`.
+    finishing: called with the folder and the manifest so far before digests are taken, to add files that depend on the outcome (the report).
     Raises ModelError (the model and its slice do not agree), BundleError (no form gives the trained model's scores; the target exists),
     ResourceError (disk full). Whatever is raised, also KeyboardInterrupt, nothing is left behind.
     """
@@ -100,6 +103,8 @@ def write_bundle(
         draft = _judge_onnx(folder, trained, draft, tolerance)
         staging.write_bytes(folder / tfaas.PARAMS, tfaas.params_text(draft, description).encode())
         staging.write_bytes(folder / tfaas.LABELS, tfaas.labels_text(draft).encode())
+        if finishing is not None:
+            finishing(folder, draft)
         manifest = finish(folder, draft)
     return manifest
 
@@ -220,7 +225,7 @@ def _judge_native(folder: Path, trained: TrainedModel, draft: Manifest, toleranc
     try:
         verdict = compare(native_engine(folder, draft, trust=True).predict, trained, tolerance)
     except MLaaSError as error:
-        verdict = Parity(False, None, str(error))
+        verdict = Parity(False, None, short(error, folder))
     note = draft.native.note
     if not verdict.accepted:
         note = "; ".join(part for part in (note, f"loaded again, {verdict.reason}") if part)
@@ -237,7 +242,7 @@ def _judge_onnx(folder: Path, trained: TrainedModel, draft: Manifest, tolerance:
         verdict = compare(onnx_engine(data, draft).predict, trained, tolerance)
     except Exception as error:
         staging.raise_if_full(error, folder)
-        verdict = Parity(False, None, f"conversion failed: {_sentence(error)}")
+        verdict = Parity(False, None, f"conversion failed: {short(error, folder)}")
     if verdict.accepted:
         staging.write_bytes(folder / "model.onnx", data)
     elif "loaded again" in draft.native.note and len(trained.x):
@@ -255,19 +260,16 @@ def _write_saved_model(folder: Path, trained: TrainedModel, tolerance: float) ->
         raw = keras.saved_model_predict(folder, input_node, output_node, trained.wants_mask)
         kind = trained.output if trained.output in ("value", "classes") else "classes" if trained.output == "logits" else "probability"
         verdict = compare(lambda x, mask: canonical(raw(x, mask), kind), trained, tolerance)
+        if verdict.accepted and (input_node, output_node) != (keras.INPUT_NODE, keras.OUTPUT_NODE):
+            reason = f"its nodes are {input_node} and {output_node}, but TFaaS uses {keras.INPUT_NODE} and {keras.OUTPUT_NODE}"
+            verdict = Parity(False, verdict.difference, reason)
     except Exception as error:
         staging.raise_if_full(error, folder)
         for part in ("saved_model", "variables", "assets"):
             shutil.rmtree(folder / part, ignore_errors=True)
         for part in ("saved_model.pb", "fingerprint.pb"):
             (folder / part).unlink(missing_ok=True)
-        return SavedModelRecord(accepted=False, reason=f"conversion failed: {_sentence(error)}")
+        return SavedModelRecord(accepted=False, reason=f"conversion failed: {short(error, folder)}")
     return SavedModelRecord(
         input_node=input_node, output_node=output_node, accepted=verdict.accepted, difference=verdict.difference, reason=verdict.reason
     )
-
-
-def _sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    return text if isinstance(error, MLaaSError) else f"{type(error).__name__}: {text[:300]}"

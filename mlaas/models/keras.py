@@ -17,6 +17,7 @@ from mlaas.errors import BundleError, MissingExtraError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
 from mlaas.models.scores import Matrix
+from mlaas.models.sentences import short
 from mlaas.models.staging import is_full
 from mlaas.models.trained import RawPredict, TrainedModel
 from mlaas.models.usercode import definitions, user_module
@@ -39,7 +40,7 @@ def save(trained: TrainedModel, folder: Path) -> NativeRecord:
         except Exception as error:
             if is_full(error):
                 raise
-            note = f"is loaded only with trust, because it needs model.py or a lambda: {_first_line(error)}"
+            note = f"is loaded only with trust, because it needs model.py or a lambda: {short(error, folder)}"
             return NativeRecord(form=FORM, files=[FORM], trust=True, note=note)
     return NativeRecord(form=FORM, files=[FORM])
 
@@ -59,7 +60,7 @@ def load(folder: Path, manifest: Manifest, *, trust: bool, threads: int) -> RawP
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise BundleError(f"{path} cannot be loaded: {short(error, folder)}") from error
     return raw_predict(model, manifest.width, manifest.mask)
 
 
@@ -79,7 +80,7 @@ def save_saved_model(trained: TrainedModel, folder: Path) -> tuple[str, str]:
     """Write saved_model.pb, variables/ and assets/ into the bundle; returns the names of the input and the output node.
 
     The signature `serving_default` takes "inputs_input" (n, width) float32 and gives "scores": probabilities (n, 1) or (n, K), or values (n, 1).
-    For a model with a mask NaN marks the padding there, since TFaaS has one input only; the signature `masked` takes "x" and "mask".
+    For a model with a mask NaN marks the padding there, since TFaaS has one input only; the signature `with_mask` takes "x" and "mask".
     """
     keras, tf = _import(), _tensorflow()
     matrix = (None, trained.width)
@@ -104,7 +105,8 @@ def save_saved_model(trained: TrainedModel, folder: Path) -> tuple[str, str]:
         archive.add_endpoint("serving_default", one_input, input_signature=[tf.TensorSpec(matrix, tf.float32, name=INPUT_NAME)])
         if trained.wants_mask:
             specs = [tf.TensorSpec(matrix, tf.float32, name=name) for name in ("x", "mask")]
-            archive.add_endpoint("masked", activated, input_signature=specs)
+            # TFaaS fetches the first node of its kind, and signatures are numbered in the order of their names.
+            archive.add_endpoint("with_mask", activated, input_signature=specs)
         # Written into a folder of its own first: Keras wants to make it.
         archive.write_out(str(folder / "saved_model"), verbose=False)
     for part in sorted((folder / "saved_model").iterdir()):
@@ -184,11 +186,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _import() -> Any:

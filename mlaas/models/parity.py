@@ -27,8 +27,9 @@ class Parity:
 def compare(predict: Predict, trained: TrainedModel, tolerance: float) -> Parity:
     """Predict the slice again, all events at once and some alone, and compare with the trained model's scores.
 
-    Accepted when |a - b| <= tolerance * max(1, |b|) for every score: absolute for probabilities, relative for large regression values,
-    which float32 cannot hold to 1e-5. Not accepted when there are no events or any score is not finite.
+    Accepted when |a - b| <= tolerance * scale for every score a. The scale is 1 for probabilities, and for regression values the root mean square
+    of the slice's values: float32 holds numbers near 300 only to 3e-5, and a bound of 1e-5 would let pass anything where all values are near 1e-6.
+    Not accepted when there are no events or any score is not finite.
     """
     if len(trained.x) == 0:
         return Parity(False, None, "there are no events to compare")
@@ -41,11 +42,17 @@ def compare(predict: Predict, trained: TrainedModel, tolerance: float) -> Parity
             return Parity(False, None, f"it gives scores of shape {got.shape} instead of {want.shape}")
     if not all(np.isfinite(scores).all() for scores in [*found, *wanted]):
         return Parity(False, None, "some scores are not finite")
-    pairs = [(np.abs(got.astype(np.float64) - want), np.abs(want)) for got, want in zip(found, wanted, strict=True)]
-    difference = max(float(distance.max()) for distance, _ in pairs)
-    if any(np.any(distance > tolerance * np.maximum(1, size)) for distance, size in pairs):
-        return Parity(False, difference, f"its scores differ by up to {difference:.2g}, more than the tolerance {tolerance:.2g}")
+    difference = max(float(np.abs(got.astype(np.float64) - want).max()) for got, want in zip(found, wanted, strict=True))
+    allowed = tolerance * _scale(trained)
+    if difference > allowed:
+        return Parity(False, difference, f"its scores differ by up to {difference:.2g}, more than the tolerance {allowed:.2g}")
     return Parity(True, difference)
+
+
+def _scale(trained: TrainedModel) -> float:
+    if trained.task == "classification":
+        return 1.0
+    return float(np.sqrt(np.mean(np.square(trained.scores, dtype=np.float64)))) or 1.0
 
 
 def _row(trained: TrainedModel, row: int) -> Matrix | None:

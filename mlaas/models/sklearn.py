@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import pickle
 import warnings
@@ -17,6 +16,7 @@ from mlaas.errors import BundleError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
 from mlaas.models.scores import Matrix, Output
+from mlaas.models.sentences import short
 from mlaas.models.staging import is_full, write_bytes
 from mlaas.models.trained import RawPredict, TrainedModel
 from mlaas.models.trees import check_trees
@@ -76,6 +76,12 @@ TRUSTED = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
+        "sklearn.utils._bunch.Bunch",
+        "xgboost.core.Booster",
+        "xgboost.sklearn.XGBClassifier",
+        "xgboost.sklearn.XGBRFClassifier",
+        "xgboost.sklearn.XGBRFRegressor",
+        "xgboost.sklearn.XGBRegressor",
     }
 )
 
@@ -125,29 +131,14 @@ def method_of(estimator: Any, output: Output) -> str:
 
 def to_onnx(trained: TrainedModel) -> Exported:
     """Convert by skl2onnx with a raw float32 input and without ZipMap."""
-    from skl2onnx import to_onnx as convert
-    from skl2onnx.common.data_types import FloatTensorType
+    from mlaas.models.sklearn_onnx import convert
 
-    from mlaas.models.sklearn_onnx import exact_thresholds, options, register
-
-    register()
-    estimator = exact_thresholds(trained.model)
-    types = [("x", FloatTensorType([None, trained.width]))]
     method = method_of(trained.model, trained.output)
-    failure: Exception | None = None
-    for option in options(estimator, method):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # converters warn about their own use of NumPy and ONNX
-                model = convert(copy.copy(estimator) if option is None else estimator, initial_types=types, options=option)
-        except NameError as error:  # skl2onnx: the estimator does not know this option
-            failure = error
-            continue
-        outputs = [output.name for output in model.graph.output]
-        binary = method == "decision_function" and trained.output == "logit"
-        kind: Output = "classes" if method == "predict_proba" else trained.output
-        return Exported(model, ["x"], outputs[-1], kind, column=1 if binary else None)
-    raise failure or ValueError("skl2onnx does not know this estimator")
+    model = convert(trained.model, method, trained.width)
+    # A binary decision function comes as two columns, [-d, d].
+    binary = method == "decision_function" and trained.output == "logit"
+    kind: Output = "classes" if method == "predict_proba" else trained.output
+    return Exported(model, ["x"], model.graph.output[-1].name, kind, column=1 if binary else None)
 
 
 def untrusted(path: Path) -> list[str]:
@@ -167,7 +158,7 @@ def _save_skops(estimator: Any, path: Path) -> str | None:
     except Exception as error:
         if is_full(error):
             raise
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return short(error, path.parent)
     return None
 
 
@@ -184,7 +175,7 @@ def _load_skops(path: Path, manifest: Manifest, trust: bool) -> Any:
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BundleError(f"{path} cannot be loaded: {short(error)}") from error
     check_trees(estimator, manifest.width, path)
     return estimator
 
@@ -198,7 +189,7 @@ def _load_pickle(path: Path, manifest: Manifest, trust: bool) -> Any:
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise BundleError(f"{path} cannot be loaded: {short(error)}") from error
 
 
 def _listed(types: list[str]) -> str:

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import onnx
 
-def options(estimator: Any, method: str) -> Iterator[dict[int, dict[str, Any]] | None]:
+OLDER = {"": 15, "ai.onnx.ml": 3}
+
+
+def convert(estimator: Any, method: str, width: int) -> onnx.ModelProto:
+    """Convert a fitted estimator with a raw float32 input; its last output is what `method` gives. Raises whatever skl2onnx raises."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+
+    _register()
+    estimator = convertible(estimator)
+    failure: Exception | None = None
+    for option, opset in product(_options(estimator, method), (None, OLDER)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # skl2onnx warns about its own use of NumPy and ONNX
+                model: onnx.ModelProto = to_onnx(estimator, initial_types=[("x", FloatTensorType([None, width]))], options=option, target_opset=opset)
+                return model
+        except NameError as error:  # the estimator has no such option
+            failure = error
+        except RuntimeError as error:  # a converter from another package knows only older operators
+            if "target_opset" not in str(error) or opset is not None:
+                raise
+            failure = error
+    raise failure or ValueError("skl2onnx does not know this estimator")
+
+
+def _options(estimator: Any, method: str) -> Iterator[dict[int, dict[str, Any]] | None]:
     """The options to try in turn: not every estimator knows each of them, and those of a pipeline belong to its last step."""
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     if method == "decision_function":
@@ -21,25 +51,30 @@ def options(estimator: Any, method: str) -> Iterator[dict[int, dict[str, Any]] |
     yield None
 
 
-def register() -> None:
+def _register() -> None:
     """Tell skl2onnx how to convert what it cannot, or not exactly (more than once does no harm)."""
     _register_histogram_boosting()
     if "xgboost" in sys.modules:
         _register_xgboost()
 
 
-def exact_thresholds(estimator: Any) -> Any:
-    """A copy of a histogram gradient boosting whose thresholds are float32 numbers and decide every float32 value alike.
+def convertible(estimator: Any) -> Any:
+    """The estimator, or a copy that skl2onnx converts without loss and that predicts the same.
 
-    x <= t with float32 x and float64 t equals x <= f with f the largest float32 not above t. Other estimators are returned as they are.
+    Histogram gradient boosting: thresholds that are float32 numbers: x <= t with float32 x and float64 t equals x <= f with f the largest
+    float32 not above t. Voting: without the option of `transform` that skl2onnx refuses. Pipelines: their steps.
     """
     if hasattr(estimator, "steps"):
-        steps = [(name, exact_thresholds(step)) for name, step in estimator.steps]
+        steps = [(name, convertible(step)) for name, step in estimator.steps]
         if all(new is old for (_, new), (_, old) in zip(steps, estimator.steps, strict=True)):
             return estimator
         pipeline = copy.copy(estimator)
         pipeline.steps = steps
         return pipeline
+    if getattr(estimator, "flatten_transform", False):
+        voting = copy.copy(estimator)
+        voting.flatten_transform = False
+        return voting
     if not hasattr(estimator, "_predictors"):
         return estimator
     exact = copy.copy(estimator)
@@ -78,8 +113,8 @@ class _Integers:
 
 
 def _with_integers(convert: Any) -> Any:
-    def wrapped(scope: Any, operator: Any, container: Any, **keywords: Any) -> Any:
-        return convert(scope, operator, _Integers(container), **keywords)
+    def wrapped(scope: Any, operator: Any, container: Any) -> Any:
+        return convert(scope, operator, _Integers(container))
 
     return wrapped
 

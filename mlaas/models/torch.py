@@ -7,10 +7,11 @@ into the module that model.py builds. The ONNX form, which needs neither, is the
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mlaas.errors import BundleError, MissingExtraError, ModelError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
 from mlaas.models.scores import Matrix
+from mlaas.models.sentences import short
 from mlaas.models.staging import is_full
 from mlaas.models.trained import RawPredict, TrainedModel
 from mlaas.models.usercode import build, user_module
@@ -44,7 +46,7 @@ def save(trained: TrainedModel, folder: Path) -> NativeRecord:
         if is_full(error):
             raise
         (folder / FORM).unlink(missing_ok=True)
-        note = f"only the weights are kept, for the module that model.py builds, because torch.export cannot follow it: {_first_line(error)}"
+        note = f"only the weights are kept, for the module that model.py builds, because torch.export cannot follow it: {short(error, folder)}"
         return NativeRecord(form=WEIGHTS, files=[WEIGHTS], trust=True, note=note)
     note = "model.pt2 holds pickled parts, and weights.safetensors needs model.py: both are loaded only with trust"
     return NativeRecord(form=FORM, files=[FORM, WEIGHTS], trust=True, note=note)
@@ -63,7 +65,7 @@ def load(folder: Path, manifest: Manifest, *, trust: bool, threads: int) -> RawP
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise BundleError(f"{path} cannot be loaded: {short(error, folder)}") from error
     return raw_predict(module)
 
 
@@ -139,17 +141,13 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        # Graphs that cannot be followed are printed in full; the reason is in the exception.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _import() -> Any:

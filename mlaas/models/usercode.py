@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from mlaas.errors import BundleError
+from mlaas.models.sentences import short
 
 MODULE = "mlaas_user_model"  # training imports model.py by this name, and pickles of its classes hold it
 
@@ -44,7 +45,7 @@ def build(module: ModuleType, width: int) -> Any:
     try:
         return function(width)
     except Exception as error:
-        raise BundleError(f"model({width}) of {module.__file__} failed: {type(error).__name__}: {error}") from error
+        raise BundleError(f"model({width}) of {module.__file__} failed: {short(error)}") from error
 
 
 def definitions(module: ModuleType) -> dict[str, Any]:
@@ -57,4 +58,4 @@ def _run(path: Path, module: ModuleType) -> None:
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 the user asked for it
     except Exception as error:
-        raise BundleError(f"{path} failed when it was run: {type(error).__name__}: {error}") from error
+        raise BundleError(f"{path} failed when it was run: {short(error)}") from error
