@@ -66,23 +66,13 @@ class Plan:
 
         A new branch that no output is made of (one for a cut only) is left out when `columns` lacks what it reads; any other then raises DataError.
         """
-        if not self.definitions:
-            return columns
-        based = columns.rebased()
-        data: dict[str, Column] = dict(based.data)
-        made = Columns(based.n, data)
-        needed = self._for_outputs()
-        for name, expression in self.definitions:
-            if name not in data and (name in needed or expression.names <= data.keys()):
-                data[name] = expression.evaluate(made)
-        return made
+        return self._define(columns, self.outputs)
 
     def keep(self, columns: Columns) -> npt.NDArray[np.bool_]:
         """Which events pass all cuts, shape (n,), from columns as read or with the new branches."""
         if not self.cuts:
             return np.ones(columns.n, np.bool_)
-        if any(name not in columns for name, _ in self.definitions):
-            columns = self.define(columns)
+        columns = self._define(columns, [name for cut in self.cuts for name in cut.condition.names])
         mask = self.cuts[0].satisfied(columns)
         for cut in self.cuts[1:]:
             mask = mask & cut.satisfied(columns)
@@ -94,8 +84,19 @@ class Plan:
         outputs = everything.only(self.outputs)
         return outputs.select(self.keep(everything)) if select and self.cuts else outputs
 
-    def _for_outputs(self) -> set[str]:
-        return _ancestors(self.outputs, dict(self.definitions))
+    def _define(self, columns: Columns, required: Iterable[str]) -> Columns:
+        """With the new branches: those that the required ones are made of, and the others that can be made."""
+        missing = [(name, expression) for name, expression in self.definitions if name not in columns]
+        if not missing:
+            return columns
+        based = columns.rebased()
+        data: dict[str, Column] = dict(based.data)
+        made = Columns(based.n, data)
+        needed = _ancestors(required, dict(self.definitions))
+        for name, expression in missing:
+            if name in needed or expression.names <= data.keys():
+                data[name] = expression.evaluate(made)
+        return made
 
 
 def plan(preproc: Preproc, kinds: Mapping[str, Kind], wanted: Sequence[str]) -> Plan:
