@@ -116,7 +116,7 @@ def _inspect(stages: Any) -> None:
         "mlaas inspect signal.root --tree=events",
     )
     command.add_argument("file", metavar="FILE", help="path or URL of a file of events")
-    command.add_argument("--tree", help="path of the TTree or RNTuple (default: the only one, else Events)")
+    command.add_argument("--tree", help="path of the TTree or RNTuple (default: every one in the file)")
     _flags(command, ("--dtype",), ())
     command.add_argument("--no-ranges", action="store_true", help="do not read the values: names, types and events only")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -59,11 +59,12 @@ def specs(options: Namespace) -> None:
 
 
 def inspect(options: Namespace) -> None:
-    """Show one file."""
-    from mlaas import pipeline
+    """Show one file, tree by tree."""
+    from mlaas.data.inspect import inspect_file
 
-    found = pipeline.inspect_file(options.file, tree=options.tree, dtype=options.dtype, ranges=not options.no_ranges, progress=_progress(options))
-    print(json.dumps(found.document(), indent=1) if options.json else "\n".join(inspection_table(found.document())))
+    found = inspect_file(options.file, tree=options.tree, dtype=options.dtype, ranges=not options.no_ranges, progress=_progress(options))
+    documents = [inspection.document() for inspection in found]
+    print(json.dumps(documents, indent=1) if options.json else "\n\n".join("\n".join(inspection_table(document)) for document in documents))
 
 
 def predict(options: Namespace) -> None:
@@ -134,25 +135,21 @@ def version(options: Namespace) -> None:
 
 def specs_table(found: Mapping[str, Any]) -> list[str]:
     """The specs in the published form as lines of text."""
-    flat, jagged = set(found["fkeys"]), set(found["jkeys"])
-    nans = found["nans"] if isinstance(found["nans"], Mapping) else {}
-    rows = [("branch", "kind", "longest", "min", "max", "NaN")]
-    for name in [*sorted(flat), *sorted(jagged)]:
-        longest = str(found["jdim"].get(name, "")) if name in jagged else ""
-        rows.append(
-            (name, "flat" if name in flat else "jagged", longest, _number(found["minv"][name]), _number(found["maxv"][name]), str(nans.get(name, 0)))
-        )
-    return [*_table(rows), *(f"{file}: {events:,} events" for file, events in found["events"].items())]
+    rows = [("branch", "kind", "longest", "min", "max")]
+    for name in [*sorted(found["fkeys"]), *sorted(found["jkeys"])]:
+        kind, longest = ("jagged", str(found["jdim"][name])) if name in found["jkeys"] else ("flat", "")
+        rows.append((name, kind, longest, _number(found["minv"][name]), _number(found["maxv"][name])))
+    return [*_table(rows), "", *_table((file, f"{events:,} events") for file, events in found["events"].items())]
 
 
 def inspection_table(found: Mapping[str, Any]) -> list[str]:
     """An inspection as lines of text."""
-    lines = [
-        f"{found['path']}: {found['tree'] or found['format']}, {found['events']:,} events, {len(found['branches'])} branches that can be features"
-    ]
-    rows = [("branch", "type", "kind", "longest", "min", "max")]
+    where = f"{found['path']}{': ' + found['tree'] if found['tree'] else ''}"
+    lines = [f"{where}: {found['events']:,} events, {len(found['branches'])} branches that can be features"]
+    figures = ("longest", "min", "max", "nan", "infinite")
+    rows = [("branch", "type", "kind", *figures)]
     for branch in found["branches"]:
-        rows.append((branch["name"], branch["type"], branch["kind"], *(_number(branch.get(key)) for key in ("longest", "min", "max"))))
+        rows.append((branch["name"], branch["type"], branch["kind"], *(_number(branch.get(figure)) for figure in figures)))
     lines += _table(rows)
     if found["excluded"]:
         lines += ["", "not usable as features:", *_table(found["excluded"].items())]

@@ -70,8 +70,8 @@ class Shape:
 
 SHAPES: dict[str, Shape] = {
     "background": Shape(code=0, counts=1.0, pt=70.0, btag=1.20, mbb=(110.0, 40.0), hbb=0.30, tag=0.25, topness=2.0),
-    "signal": Shape(code=1, counts=1.15, pt=76.0, btag=1.30, mbb=(125.0, 25.0), hbb=0.42, tag=0.29, topness=2.25),
-    "ttz": Shape(code=2, counts=1.05, pt=72.0, btag=1.25, mbb=(91.0, 22.0), hbb=0.36, tag=0.27, topness=2.1),
+    "signal": Shape(code=1, counts=1.15, pt=80.0, btag=1.45, mbb=(125.0, 22.0), hbb=0.48, tag=0.31, topness=2.4),
+    "ttz": Shape(code=2, counts=1.05, pt=74.0, btag=1.3, mbb=(91.0, 20.0), hbb=0.38, tag=0.28, topness=2.2),
 }
 
 
