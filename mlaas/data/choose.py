@@ -83,3 +83,14 @@ def agree(first: EventFile, other: EventFile, names: Sequence[str]) -> None:
             raise DataError(
                 f"branch {name!r} is {mine.kind} in {first.path} but {theirs.kind} in {other.path}; leave it out with params.exclude_branches"
             )
+
+
+def agree_with(file: EventFile, branches: Mapping[str, Branch]) -> None:
+    """Check that a file offers these branches with these kinds. Raises DataError naming the first that it does not."""
+    for name, wanted in branches.items():
+        found = file.branches.get(name)
+        if found is None:
+            why = f" ({file.excluded[name]})" if name in file.excluded else nearest(name, file.branches)
+            raise DataError(f"{file.path} has no usable branch {name!r}, which the model needs{why}")
+        if found.kind != wanted.kind:
+            raise DataError(f"branch {name!r} is {found.kind} in {file.path}, but the model was trained with it {wanted.kind}")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mlaas.data.chunks import SPLITS, Chunk, Split
+from mlaas.data.columns import Columns
 from mlaas.data.layout import Bound, Layout, Mask, Matrix
 from mlaas.data.selected import Selected
 from mlaas.data.split import code, split_codes
@@ -185,6 +186,12 @@ class PreparedDataset:
                 if k + 1 < len(plan):
                     pending = pool.submit(self._build, plan[k + 1], cursors, buffers[(k + 1 - start) % len(buffers)], epoch, k + 1)
                 yield chunk
+
+    def raw(self) -> Iterator[tuple[Columns, npt.NDArray[Any], npt.NDArray[np.float64]]]:
+        """The selected events batch by batch as columns, with class index (or target) and the user's weight, both of shape (n,)."""
+        for part in self._parts:
+            for selected in part.batches(True):
+                yield selected.columns, self._targets(selected, part), _weight(selected, part)
 
     def _quotas(self, split: Split) -> npt.NDArray[np.int64]:
         """How many events each chunk takes from each part, shape (chunks, parts)."""

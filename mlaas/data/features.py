@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlaas.data.columns import Columns
 from mlaas.data.files import Branch
@@ -50,6 +51,15 @@ class Features:
     @cached_property
     def _plan(self) -> Plan:
         return plan(self.preproc, {name: branch.kind for name, branch in self.sources.items()}, self.wanted)
+
+    @property
+    def has_cuts(self) -> bool:
+        """Whether the training selected events by cuts."""
+        return self._plan.selects
+
+    def selects(self, columns: Columns) -> npt.NDArray[np.bool_]:
+        """Which events the cuts of the training keep, shape (n,); needs all of `sources`."""
+        return self._plan.keep(columns)
 
     @property
     def door(self) -> float:
