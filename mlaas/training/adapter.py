@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from mlaas.data.chunks import Chunk, Dataset
 from mlaas.errors import ModelError
+from mlaas.models.scores import Output, canonical
 from mlaas.training import metrics
-from mlaas.training.scores import Output, canonical
 from mlaas.workflow import Params
 
 if TYPE_CHECKING:

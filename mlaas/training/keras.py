@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from mlaas.data.chunks import Chunk
 from mlaas.errors import ModelError
+from mlaas.models.scores import Output, canonical
 from mlaas.training import arrays
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, framework_errors
-from mlaas.training.scores import Output, canonical
 from mlaas.workflow import Params
 
 BLOCK_BATCHES = 64

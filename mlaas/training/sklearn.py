@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from mlaas.data.chunks import Chunk
 from mlaas.errors import DataError, ModelError
+from mlaas.models.scores import Output
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, Whole
-from mlaas.training.scores import Output
 from mlaas.workflow import Params
 
 # Memory of a fit in units of the float32 matrix, that matrix included: trees work on it as it is; others convert to float64 and work beside it.

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from mlaas.data.chunks import Chunk
 from mlaas.errors import ModelError
+from mlaas.models.scores import canonical
 from mlaas.training import torchparts as parts
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, framework_errors
 from mlaas.training.devices import torch_device
-from mlaas.training.scores import canonical
 from mlaas.workflow import Params
 
 LOSS_ROWS = 8192

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas.errors import ModelError, WorkflowError, nearest
+from mlaas.models.scores import Output
 from mlaas.training.adapter import Problem
-from mlaas.training.scores import Output
 from mlaas.workflow import Params
 
 Target = Literal["like", "index", "onehot"]

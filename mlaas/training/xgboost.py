@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas.errors import ModelError, ResourceError, WorkflowError
+from mlaas.models.scores import Output
 from mlaas.training.adapter import Mask, Matrix, Problem, Rounds, framework_errors
 from mlaas.training.resources import gpu_present
 from mlaas.training.run import Run
-from mlaas.training.scores import Output
 from mlaas.training.xgbparts import MAXIMISE, Validation, custom, last, quantised
 from mlaas.workflow import Params
 

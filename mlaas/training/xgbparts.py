@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlaas.data.chunks import Chunk
+from mlaas.models.scores import canonical
 from mlaas.training.adapter import Adapter
 from mlaas.training.run import Run, Sample
-from mlaas.training.scores import canonical
 
 MAXIMISE = ("auc", "aucpr", "pre", "map", "ndcg")
 
