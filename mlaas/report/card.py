@@ -60,7 +60,7 @@ def _training(data: ReportData) -> Iterator[str]:
     told = ", ".join(f"{key} {value(params[key])}" for key in keys if key in params and params[key] not in ("", None))
     yield f"Framework {data.framework}" + (f"; {told}." if told else ".")
     if data.history:
-        yield f"{count(len(data.history))} epochs recorded."
+        yield f"{count(len(data.history))} epoch{'s' * (len(data.history) != 1)} recorded."
     if math.isfinite(data.duration):
         yield f"The whole run took {duration(data.duration)}."
 

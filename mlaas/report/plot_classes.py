@@ -73,6 +73,7 @@ def plot_one_vs_rest(curves: Mapping[str, Roc], *, logarithmic: bool = False) ->
     if logarithmic:
         ax.set(ylabel="Rejection of the others $1/\\epsilon$", yscale="log")
         ax.set_ylim(bottom=1)
+        style.headroom(ax, 0.35)
     else:
         ax.set(ylabel="Rejection of the others $1 - \\epsilon$", ylim=(0, 1.02))
     ax.legend(loc="upper right" if logarithmic else "lower left", title="AUC, one against the rest", alignment="left")
@@ -168,7 +169,7 @@ def plot_confusion(sample: Sample, classes: Sequence[str]) -> Plot:
     figure, ax = style.axes(side + 1, side)
     image = ax.imshow(np.ma.masked_invalid(share), cmap="Blues", vmin=0, vmax=1)
     size = 11 if k <= CELLS else 8 if k <= 24 else 6
-    labels = [literal(name, 16 if k <= CELLS else 12) for name in classes]
+    labels = [literal(name, 22 if k <= CELLS else 12) for name in classes]
     ax.set_xticks(range(k), labels, rotation=0 if k <= 4 else 90 if k > CELLS else 45, ha="center" if k <= 4 or k > CELLS else "right", fontsize=size)
     ax.set_yticks(range(k), labels, fontsize=size)
     ax.tick_params(which="both", length=0)

@@ -19,6 +19,7 @@ from mlaas.report.style import BACKGROUND, SIGNAL, Plot, literal, number, styled
 
 COLUMNS, ROWS = 4, 6
 PER_PAGE = COLUMNS * ROWS
+LEGEND = 4  # names in one line of the legend
 DRAWN = 6  # classes that get a line of their own; the others are added up
 
 
@@ -94,9 +95,11 @@ def plot_overview(page: Sequence[tuple[FeatureHistogram, float]], names: Sequenc
     """
     columns = min(COLUMNS, len(page))
     rows = math.ceil(len(page) / columns)
-    height = 1.95 * rows + 0.75
+    labels = len(_series(page[0][0], names)) if page else 1
+    above = 0.46 + 0.26 * math.ceil(labels / LEGEND)
+    height = 1.95 * rows + 0.03 + above
     figure, grid = style.panels(3.0 * columns + 0.2, height, rows, columns, arranged=False)
-    figure.subplots_adjust(left=0.02, right=0.98, top=1 - 0.72 / height, bottom=0.36 / height, hspace=0.52, wspace=0.1)
+    figure.subplots_adjust(left=0.02, right=0.98, top=1 - above / height, bottom=0.36 / height, hspace=0.52, wspace=0.1)
     drawn: list[tuple[str, dict[str, Any]]] = []
     for ax, (histogram, separation) in zip(grid, page, strict=False):
         drawn = _draw(ax, histogram, names, 1.3)
@@ -111,7 +114,7 @@ def plot_overview(page: Sequence[tuple[FeatureHistogram, float]], names: Sequenc
         ax.xaxis.get_offset_text().set_fontsize(8)
     for ax in grid[len(page) :]:
         ax.set_axis_off()
-    figure.legend(handles=_legend(drawn), loc="upper center", ncols=min(len(drawn), 4), fontsize=11)
+    figure.legend(handles=_legend(drawn), loc="upper center", ncols=min(len(drawn), LEGEND), fontsize=11)
     return Plot(figure, {histogram.name: separation for histogram, separation in page})
 
 
@@ -121,7 +124,8 @@ def plot_branch(histogram: FeatureHistogram, separation: float, names: Sequence[
 
     numbers: {"separation", "outside": share outside the edges, "nans"}.
     """
-    figure, ax = style.axes()
+    figure, (ax,) = style.panels(6.4, 4.8, 1, 1, arranged=False)
+    figure.subplots_adjust(left=0.13, right=0.97, top=0.93, bottom=0.13)
     drawn = _draw(ax, histogram, names, 1.6)
     centres = (histogram.edges[1:] + histogram.edges[:-1]) / 2
     series = _series(histogram, names)

@@ -127,5 +127,8 @@ def _line(ax: Axes, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], colo
 
 
 def _whole_ticks(ax: Axes) -> None:
+    low, high = ax.get_xlim()
+    if high - low < 1:  # a single epoch
+        ax.set_xlim(round((low + high) / 2) - 1, round((low + high) / 2) + 1)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.xaxis.set_tick_params(which="minor", bottom=False, top=False)

@@ -108,7 +108,8 @@ def _facts(data: ReportData, numbers: Mapping[str, Mapping[str, Any]], splits: M
     read, selected = sum(file.entries for file in data.files), sum(file.selected for file in data.files)
     shown = ", ".join(f"{name} {count(len(item))}" for name, item in data.scores.items())
     if data.files:
-        yield Fact("Events", count(selected), f"of {count(read)} read" + (f"; {shown}" if shown else ""))
+        total = size(sum(file.nbytes for file in data.files))
+        yield Fact("Events", count(selected), f"of {count(read)} read ({total})" + (f"; {shown}" if shown else ""))
     elif shown:
         yield Fact("Events", count(sum(len(item) for item in data.scores.values())), shown)
     if data.branches or data.width:
@@ -116,8 +117,6 @@ def _facts(data: ReportData, numbers: Mapping[str, Mapping[str, Any]], splits: M
     if math.isfinite(data.duration):
         rate = f"{count(round(selected / data.duration))} events/s" if data.duration > 0 and selected else ""
         yield Fact("Time", duration(data.duration), rate)
-    if data.files:
-        yield Fact("Data", size(sum(file.nbytes for file in data.files)), f"{count(len(data.files))} file{'s' * (len(data.files) != 1)}")
 
 
 def _performance(data: ReportData, head: Summary) -> Iterator[Verdict]:
@@ -125,6 +124,7 @@ def _performance(data: ReportData, head: Summary) -> Iterator[Verdict]:
         yield Verdict("bad", "No event was scored: nothing is known about the quality of this model.")
         return
     value, error = head.quality.get(head.split, (math.nan, math.nan))
+    area = f"{'mean ' * (len(data.classes) > 2)}AUC {auc_text(value, error)}"
     if head.split == "train":
         yield Verdict("bad", "There are no held-out events: the figures are those of the training events and flatter the model.")
     if not math.isfinite(value):
@@ -138,11 +138,11 @@ def _performance(data: ReportData, head: Summary) -> Iterator[Verdict]:
             f"The model explains {max(value, 0):.1%} of the variance of the {head.split} events (R² = {number(value)}).",
         )
     elif value - 0.5 < 2 * (error if math.isfinite(error) else 0):
-        yield Verdict("bad", f"AUC {auc_text(value, error)}: on {head.split} events the model does not separate the classes better than chance.")
+        yield Verdict("bad", f"With {area} on {head.split} events the model does not separate the classes better than chance.")
     elif value > 0.995:
-        yield Verdict("note", f"AUC {auc_text(value, error)} is nearly perfect: make sure that no branch gives the label away.")
+        yield Verdict("note", f"Separation is nearly perfect ({area}): make sure that no branch gives the label away.")
     else:
-        yield Verdict("good", f"The model separates the classes: AUC {auc_text(value, error)} on {head.split} events.")
+        yield Verdict("good", f"The model separates the classes: {area} on {head.split} events.")
     told = data.metrics.get(head.split, {}).get("auc")
     if (
         isinstance(told, float)
