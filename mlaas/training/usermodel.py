@@ -97,7 +97,7 @@ def _function(path: Path, module: ModuleType) -> Callable[[int], Any]:
         own = [name for name, value in module.__dict__.items() if inspect.isfunction(value) and value.__module__ == MODULE]
         raise ModelError(f"{path} does not define the function model(idim){nearest('model', own)}")
     if not callable(function) or _is_model(function):
-        raise ModelError(f"{path}: `model` is a {type(function).__name__}, not a function: write `def model(idim):` and return it from there")
+        raise ModelError(f"{path}: `model` is of type {type(function).__name__}, not a function: write `def model(idim):` and return it from there")
     try:
         inspect.signature(function).bind(1)
     except TypeError:
