@@ -117,6 +117,7 @@ def _inspect(stages: Any) -> None:
     )
     command.add_argument("file", metavar="FILE", help="path or URL of a file of events")
     command.add_argument("--tree", help="path of the TTree or RNTuple (default: every one in the file)")
+    command.add_argument("--redirector", default="", help="prefix for a bare name that is not a local file")
     _flags(command, ("--dtype",), ())
     command.add_argument("--no-ranges", action="store_true", help="do not read the values: names, types and events only")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -153,6 +154,8 @@ def _predict(stages: Any) -> None:
     )
     command.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
     command.add_argument("files", metavar="FILE", nargs="+", help="paths, globs or URLs of files of events")
+    command.add_argument("--tree", help="path of the TTree or RNTuple (default: the one that the model was trained on)")
+    command.add_argument("--redirector", default="", help="prefix for bare names that are not local files")
     command.add_argument("--output", metavar="FOLDER", default=".", help="folder of the scores (default: this one)")
     command.add_argument("--format", choices=["root", "parquet"], default="root", help="default: root")
     command.add_argument(

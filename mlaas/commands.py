@@ -62,7 +62,14 @@ def inspect(options: Namespace) -> None:
     """Show one file, tree by tree."""
     from mlaas.data.inspect import inspect_file
 
-    found = inspect_file(options.file, tree=options.tree, dtype=options.dtype, ranges=not options.no_ranges, progress=_progress(options))
+    found = inspect_file(
+        options.file,
+        tree=options.tree,
+        dtype=options.dtype,
+        ranges=not options.no_ranges,
+        redirector=options.redirector,
+        progress=_progress(options),
+    )
     documents = [inspection.document() for inspection in found]
     print(json.dumps(documents, indent=1) if options.json else "\n\n".join("\n".join(inspection_table(document)) for document in documents))
 
@@ -78,6 +85,8 @@ def predict(options: Namespace) -> None:
         format=options.format,
         engine=options.engine,
         trust=options.trust,
+        tree=options.tree,
+        redirector=options.redirector,
         progress=_progress(options),
     )
     for path in written:

@@ -6,7 +6,10 @@ when `MLAAS_PROGRESS=false`. Code that computes takes a `Progress` and defaults 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +56,7 @@ class _Silent:
 
 
 SILENT: Progress = _Silent()
+RATED = 0.5  # seconds; what is shorter says nothing about a rate
 
 
 class Lines:
@@ -92,7 +96,10 @@ class _LineStage:
 
     def end(self) -> None:
         now = time.monotonic()
-        self._lines.note(f"{self._name}: {self._done:,} {self._unit} in {now - self._began:.1f} s, {self._rate(now)}")
+        seconds = now - self._began
+        done = f"{self._done:,} {self._unit} in " if self._done else ""
+        rate = f", {self._rate(now)}" if self._done and seconds > RATED else ""
+        self._lines.note(f"{self._name}: {done}{seconds:.1f} s{rate}")
 
     def _rate(self, now: float) -> str:
         return f"{self._done / max(now - self._began, 1e-9):,.0f} {self._unit}/s"
@@ -160,3 +167,25 @@ def progress(show: bool = True, stream: IO[str] | None = None) -> Progress:
         return SILENT
     where = stream or sys.stderr
     return BarsProgress(where) if where.isatty() else Lines(where)
+
+
+_CHATTER = re.compile(rb"^(WARNING: All log messages before absl::InitializeLog|[IW]\d{4} \d\d:\d\d:\d\d|E\d{4} .*cuInit)")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Drop what TensorFlow's compiled parts write to stderr when they start (TF_CPP_MIN_LOG_LEVEL does not reach it); other lines still come."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            held.seek(0)
+            for line in held:
+                if not _CHATTER.match(line):
+                    os.write(2, line)

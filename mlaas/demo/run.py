@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+FLAGS = {"files": "files.txt", "labels": "labels.txt", "params": "params.json", "preproc": "preproc.json"}
+BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
 SHOWN = 12  # lines of a command's output that are shown
 
 
@@ -24,7 +26,7 @@ class StepError(Exception):
 
 def step(title: str, *command: str) -> float:
     """Show a command, run it, show the head of its output, and return the seconds it took. Raises StepError."""
-    print(f"\n\033[1m# {title}\033[0m\n$ mlaas {shlex.join(command)}", flush=True)
+    print(f"\n{BOLD}# {title}{PLAIN}\n$ mlaas {shlex.join(command)}", flush=True)
     began = time.monotonic()
     # the program's own interpreter and module: the demo must not depend on PATH
     done = subprocess.run([sys.executable, "-m", "mlaas.cli", *command], stdout=subprocess.PIPE, text=True, check=False)
@@ -49,8 +51,8 @@ def run(folder: Path, events: int) -> None:
     step("toy ttH signal and background events in ROOT files, and a workflow for them", "generate", str(folder), f"--events={events}")
     (folder / MARK).touch()
     step("what is in a file", "inspect", str(folder / "signal.root"), "--tree=events")
-    step("specs: ranges, longest lists, numbers of events", "specs", *flags, f"--fout={folder / 'specs.json'}")
-    seconds = {"prepare": step("prepare: cut, select, keep as handled data", "prepare", *flags, model)}
+    seconds = {"specs": step("specs: ranges, longest lists, numbers of events", "specs", *flags, f"--fout={folder / 'specs.json'}")}
+    step("prepare: cut, select, keep as handled data (the specs left it behind already)", "prepare", *flags)
     bundle = folder / "ttH"
     seconds["fit"] = step("fit: train, evaluate, export, report", "fit", *flags, model, f"--fout={bundle}")
     new = folder / "new"
@@ -59,8 +61,9 @@ def run(folder: Path, events: int) -> None:
     seconds["predict"] = step(
         "predict on raw events", "predict", str(bundle), str(new / "signal.root"), str(new / "background.root"), f"--output={scores}"
     )
-    layouts = [_layout(folder, bundle, layout, events) for layout in ("rntuple", "vector")]
-    _summary(folder, bundle, events, seconds, layouts, time.monotonic() - began)
+    _score(folder, bundle, "counters", folder)
+    layouts = {layout: _layout(folder, bundle, layout, events) for layout in ("rntuple", "vector")}
+    _summary(folder, events, seconds, layouts, time.monotonic() - began)
 
 
 MARK = ".mlaas-demo"
@@ -74,17 +77,20 @@ def _clear(folder: Path) -> None:
 
 
 def _layout(folder: Path, bundle: Path, layout: str, events: int) -> str:
-    """The same events in another layout must get the same scores."""
+    """Say how far the scores of the same events in another layout are from those in the layout counters (they should be the same)."""
     other = folder / layout
     try:
         step(f"the same trees in the layout {layout}", "generate", str(other), f"--events={events}", f"--layout={layout}", "--data-only")
     except StepError:
-        return f"{layout}: not shown, as said above"
-    names = [str(place / "signal.root") for place in (folder, other)]
-    for name, place in zip(names, ("counters", layout), strict=True):
-        step(f"scores of the layout {place}", "predict", str(bundle), name, f"--output={folder / 'layouts' / place}", "--format=parquet")
+        return "left out, for the reason above"
+    _score(folder, bundle, layout, other)
     difference = _difference(folder / "layouts" / "counters", folder / "layouts" / layout)
-    return f"{layout}: largest difference of a score from the layout counters {difference:.1g}"
+    return "the same scores" if difference == 0 else f"scores that differ by at most {difference:.1g}"
+
+
+def _score(folder: Path, bundle: Path, layout: str, place: Path) -> None:
+    target = folder / "layouts" / layout
+    step(f"scores of the layout {layout}, as Parquet", "predict", str(bundle), str(place / "signal.root"), f"--output={target}", "--format=parquet")
 
 
 def _difference(one: Path, other: Path) -> float:
@@ -102,14 +108,20 @@ def _columns(path: Path) -> dict[str, Any]:
     return {name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in table.column_names}
 
 
-def _summary(folder: Path, bundle: Path, events: int, seconds: dict[str, float], layouts: Sequence[str], total: float) -> None:
-    metrics = json.loads((bundle / "metrics.json").read_text())
-    print(f"\n\033[1m# The demo is done after {total:.0f} s\033[0m")
-    print(f"  {events:,} events; prepared, trained and evaluated in {seconds['prepare'] + seconds['fit']:.1f} s")
-    print(f"  metrics  {metrics}")
-    for line in layouts:
-        print(f"  layout   {line}")
-    print(f"  scores   {folder / 'scores'}\n  bundle   {bundle}\n  report   {(bundle / 'report' / 'index.html').absolute()}")
+def _summary(folder: Path, events: int, seconds: dict[str, float], layouts: dict[str, str], total: float) -> None:
+    bundle = folder / "ttH"
+    test = json.loads((bundle / "metrics.json").read_text())["metrics"]["test"]
+    epochs = [json.loads(line) for line in (bundle / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["events_per_s"] for line in epochs if line.get("kind") == "epoch"]
+    print(f"\n{BOLD}# Done after {total:.0f} s{PLAIN}")
+    print(
+        f"  AUC        {test['auc']:.4f} +- {test['auc_error']:.4f} on {test['events']:,} events that were held out (accuracy {test['accuracy']:.3f})"
+    )
+    print(f"  training   {max(rates):,.0f} events/s in the fastest epoch; {seconds['fit']:.0f} s with evaluation, export and report")
+    print(
+        f"  data       {events:,} events, read and cut in {seconds['specs']:.0f} s; RNTuple gives {layouts['rntuple']}; std::vector: {layouts['vector']}"
+    )
+    print(f"  scores     {folder / 'scores'}\n  bundle     {bundle}\n  report     {bundle / 'report' / 'index.html'}")
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlaas.console import hushed
 from mlaas.errors import BundleError, MissingExtraError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
@@ -192,7 +193,8 @@ def _import() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
-        import keras
+        with hushed():
+            import keras
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "keras", "keras") from None
     return keras
@@ -201,7 +203,8 @@ def _import() -> Any:
 def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow
+        with hushed():
+            import tensorflow
     except ModuleNotFoundError:
         raise MissingExtraError("tensorflow", "keras") from None
     return tensorflow

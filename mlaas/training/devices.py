@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from mlaas.console import hushed
 from mlaas.errors import ResourceError
 
 Device = Literal["auto", "cpu", "gpu"]
@@ -35,9 +36,10 @@ def prepare(device: Device, imports: Collection[str]) -> None:
 
 
 def _tensorflow(device: Device) -> None:
-    import tensorflow as tf
+    with hushed():
+        import tensorflow as tf
 
-    gpus = tf.config.list_physical_devices("GPU")
+        gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
         raise ResourceError("params.device is gpu, but TensorFlow sees no GPU on this machine; use auto or cpu")
     try:
