@@ -7,8 +7,9 @@ import logging
 import math
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ RESERVED = {MANIFEST, tfaas.PARAMS, tfaas.LABELS, "model.onnx", "saved_model.pb"
 RESERVED_FOLDERS = {"variables", "assets"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Bundle:
     """An opened bundle: its folder and its manifest. A bundle read from an archive lives in a temporary folder as long as this object."""
 
     path: Path
     manifest: Manifest
-    holder: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     def file(self, name: str) -> Path:
         """The path of a file of the bundle. Raises BundleError when the manifest does not list it."""
@@ -127,13 +127,14 @@ def read_bundle(path: Path | str, verify: bool = True) -> Bundle:
     if path.is_file() and path.name != MANIFEST:
         from mlaas.models.archive import unpack
 
-        holder = tempfile.TemporaryDirectory(prefix="mlaas-bundle-")
+        folder = Path(tempfile.mkdtemp(prefix="mlaas-bundle-"))
         try:
-            manifest = unpack(path, Path(holder.name) / "bundle")
+            bundle = Bundle(folder / "bundle", unpack(path, folder / "bundle"))
         except BaseException:
-            holder.cleanup()
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        return Bundle(Path(holder.name) / "bundle", manifest, holder)
+        weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
+        return bundle
     folder = path.parent if path.is_file() else path
     manifest = read_manifest(folder)
     if verify:

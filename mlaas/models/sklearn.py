@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlaas.errors import BundleError
+from mlaas.errors import BundleError, ModelError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
-from mlaas.models.scores import Matrix, Output
+from mlaas.models.scores import Matrix, Output, canonical
 from mlaas.models.sentences import short
 from mlaas.models.staging import is_full, write_bytes
 from mlaas.models.trained import RawPredict, TrainedModel
@@ -89,13 +89,17 @@ TRUSTED = frozenset(
 def save(trained: TrainedModel, folder: Path) -> NativeRecord:
     """Write model.skops, or model.pickle with a note when skops cannot hold the estimator."""
     method = method_of(trained.model, trained.output)
-    reason = _save_skops(trained.model, folder / FORM)
+    reason = _save_skops(trained, method, folder / FORM)
     if reason is None:
         foreign = untrusted(folder / FORM)
         note = f"holds {_listed(foreign)}, so it is loaded only with trust" if foreign else ""
         return NativeRecord(form=FORM, files=[FORM], method=method, trust=bool(foreign), note=note)
     (folder / FORM).unlink(missing_ok=True)
-    write_bytes(folder / PICKLE, pickle.dumps(trained.model, protocol=5))
+    try:
+        data = pickle.dumps(trained.model, protocol=5)
+    except Exception as error:
+        raise ModelError(f"the {type(trained.model).__name__} cannot be saved: skops: {reason}; pickle: {short(error)}") from error
+    write_bytes(folder / PICKLE, data)
     note = f"kept as a pickle, which can run any code and is loaded only with trust, because skops cannot hold it: {reason}"
     return NativeRecord(form=PICKLE, files=[PICKLE], method=method, trust=True, note=note)
 
@@ -148,13 +152,18 @@ def untrusted(path: Path) -> list[str]:
     return sorted(set(io.get_untrusted_types(file=path)) - TRUSTED)
 
 
-def _save_skops(estimator: Any, path: Path) -> str | None:
-    """Write the skops form and read it once; returns why it cannot be used, or None."""
+def _save_skops(trained: TrainedModel, method: str, path: Path) -> str | None:
+    """Write the skops form, read it and predict with it; returns why it cannot be used, or None."""
     from skops import io
 
     try:
-        io.dump(estimator, path)
-        io.load(path, trusted=io.get_untrusted_types(file=path))
+        io.dump(trained.model, path)
+        again = io.load(path, trusted=io.get_untrusted_types(file=path))
+        if len(trained.x):
+            # skops drops the content of some containers (collections.deque) without a word.
+            scores = canonical(raw_predict(again, method, trained.output)(trained.x, None), trained.output)
+            if not np.allclose(scores, trained.scores, rtol=1e-5, atol=1e-5, equal_nan=True):
+                return "what it gives back predicts something else"
     except Exception as error:
         if is_full(error):
             raise
