@@ -63,10 +63,9 @@ class Scores:
         object.__setattr__(self, "labels", np.asarray(self.labels).reshape(-1))
         if self.weights is not None:
             object.__setattr__(self, "weights", np.asarray(self.weights).reshape(-1))
-        if len(self.labels) != len(scores) or (self.weights is not None and len(self.weights) != len(scores)):
-            raise ValueError(
-                f"{len(scores)} scores, {len(self.labels)} labels and {-1 if self.weights is None else len(self.weights)} weights differ"
-            )
+        weights = len(scores) if self.weights is None else len(self.weights)
+        if len(self.labels) != len(scores) or weights != len(scores):
+            raise ValueError(f"there must be as many scores ({len(scores)}) as labels ({len(self.labels)}) and weights ({weights})")
 
     def __len__(self) -> int:
         return len(self.scores)

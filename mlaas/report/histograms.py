@@ -23,6 +23,7 @@ Values = npt.NDArray[Any]
 Range = tuple[float, float]
 Piece = tuple[Values, npt.NDArray[np.int64], Values]  # values, class index of each, weight of each
 UNKNOWN: Range = (math.nan, math.nan)
+WIDEST = 8e307  # twice this is still a finite width
 TAIL = 0.005  # share of the first values that may lie outside on each side
 
 
@@ -180,15 +181,15 @@ def choose_edges(values: Values, label: npt.NDArray[np.int64], limits: Range = U
 
     The range runs over the 0.5 % and 99.5 % quantiles of every class, and to the limits where these add less than a quarter of that range.
     """
-    low, high = _span(values, label)
-    smallest, largest = _limits(values, limits)
+    low, high = (min(max(end, -WIDEST), WIDEST) for end in _span(values, label))
+    smallest, largest = (min(max(end, -WIDEST), WIDEST) for end in _limits(values, limits))
     if _whole(values) and largest - smallest < bins:
         return _whole_edges(smallest, largest, 1), True
     width = high - low
     if width <= 0:
         low, high = smallest, largest
         width = high - low
-    if width <= 0 or not math.isfinite(width):
+    if width <= 0:
         margin = max(abs(low) * 0.05, 0.5)
         return np.linspace(low - margin, low + margin, 11), False
     low = smallest if low - smallest < width / 4 else low

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from mlaas.report import plot_binary, plot_classes, plot_cuts, plot_features, plot_history, plot_regression
@@ -17,23 +17,26 @@ from mlaas.report.style import Plot, number, render
 Section = Literal["performance", "training", "features"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """A plot ready for the page.
 
-    name: stem of its file. alt: what one sees, with the numbers. png: None when there was nothing to draw, which `reason` then explains.
+    name: stem of its file. alt: what one sees, with the numbers. numbers: those of the plot; `reason` explains why nothing was drawn.
     """
 
-    name: str
-    section: Section
-    title: str
-    alt: str
-    caption: str
-    png: bytes | None
-    numbers: Mapping[str, Any]
+    def __init__(self, name: str, section: Section, title: str, plot: Plot, alt: str, caption: str = "") -> None:
+        self.name, self.section, self.title, self.alt, self.caption = name, section, title, alt, caption
+        self.numbers = plot.numbers
+        self._figure = plot.figure
+
+    @functools.cached_property
+    def png(self) -> bytes | None:
+        """The rendered plot, None when there was nothing to draw; asked for the first time it is rendered and its figure let go."""
+        figure, self._figure = self._figure, None
+        return None if figure is None else render(figure)
 
     @property
     def reason(self) -> str:
+        """Why there is no plot."""
         return str(self.numbers.get("reason", ""))
 
     @property
@@ -42,21 +45,17 @@ class Picture:
         return (0, 0) if self.png is None else (int.from_bytes(self.png[16:20], "big"), int.from_bytes(self.png[20:24], "big"))
 
 
-def draw(data: ReportData) -> list[Picture]:
-    """All pictures of the page, in its order."""
+def draw(data: ReportData) -> Iterator[Picture]:
+    """All pictures of the page, in its order, one after another so that few figures are in memory."""
     splits = samples(data)
     if data.task == "regression":
-        performance = _regression(data, splits)
+        yield from _regression(data, splits)
     elif len(data.classes) > 2:
-        performance = _classes(data, splits)
+        yield from _classes(data, splits)
     else:
-        performance = _binary(data, splits)
-    return [*performance, *_training(data), *_features(data)]
-
-
-def _picture(name: str, section: Section, title: str, plot: Plot, alt: str, caption: str = "") -> Picture:
-    png = None if plot.figure is None else render(plot.figure)
-    return Picture(name, section, title, alt, caption, png, plot.numbers)
+        yield from _binary(data, splits)
+    yield from _training(data)
+    yield from _features(data)
 
 
 def yields(data: ReportData) -> tuple[float, float] | None:
@@ -73,11 +72,9 @@ def _binary(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]
     curves = plot_binary.curves(splits)
     areas = "; ".join(f"{name} AUC {auc_text(curve.auc, curve.error)}" for name, curve in curves.items())
     band = "The band is one standard deviation (binomial in both efficiencies); the error of the AUC is DeLong's."
-    yield _picture("roc", "performance", "ROC curve", plot_binary.plot_roc(curves), f"Background rejection against signal efficiency: {areas}.", band)
+    yield Picture("roc", "performance", "ROC curve", plot_binary.plot_roc(curves), f"Background rejection against signal efficiency: {areas}.", band)
     rejection = plot_binary.plot_roc(curves, logarithmic=True)
-    yield _picture(
-        "rejection", "performance", "Background rejection", rejection, f"Inverse background efficiency against signal efficiency: {areas}."
-    )
+    yield Picture("rejection", "performance", "Background rejection", rejection, f"Inverse background efficiency against signal efficiency: {areas}.")
     scores = plot_binary.plot_scores(splits, names)
     found = ", ".join(f"{name} p = {number(ks.p)}, largest distance {number(ks.distance)}" for name, ks in scores.numbers.get("ks", {}).items())
     test = scores.numbers.get("split", "held-out")
@@ -85,7 +82,7 @@ def _binary(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]
     if found:
         caption += f" Kolmogorov-Smirnov test of train against {test} with the effective numbers of events: {found}."
     alt = f"Score distributions of {names[0]} and {names[1]}. {found}"
-    yield _picture("scores", "performance", "Score distributions", scores, alt, caption)
+    yield Picture("scores", "performance", "Score distributions", scores, alt, caption)
     yield from _cuts(data, splits)
 
 
@@ -103,15 +100,15 @@ def _cuts(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]:
         f"Efficiencies of the {test} events times {source}; with other yields the best cut moves. A cut that leaves fewer than ten effective "
         "background events is never the best. Asimov: Cowan et al., EPJC 71 (2011) 1554, eq. 97."
     )
-    yield _picture("significance", "performance", "Significance against the cut", cut, alt, caption)
+    yield Picture("significance", "performance", "Significance against the cut", cut, alt, caption)
     calibration = plot_cuts.plot_calibration(splits)
     caption = "On the diagonal a score is the probability of being signal, for the mixture of classes in these events (weights included)."
-    yield _picture(
+    yield Picture(
         "calibration", "performance", "Calibration", calibration, f"Observed signal fraction against mean score. {_expected(calibration)}", caption
     )
     confusion = plot_classes.plot_confusion(splits[test], class_names(data.classes))
     alt = f"Confusion matrix of the {test} events at a cut of 0.5; accuracy {number(confusion.numbers['accuracy'])}."
-    yield _picture("confusion", "performance", "Confusion at a cut of 0.5", confusion, alt, f"Rows add up to 100 %; {test} events.")
+    yield Picture("confusion", "performance", "Confusion at a cut of 0.5", confusion, alt, f"Rows add up to 100 %; {test} events.")
 
 
 def _expected(plot: Plot) -> str:
@@ -126,15 +123,15 @@ def _classes(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture
     auc = auc_text(*plot_classes.macro((curve.auc, curve.error) for curve in curves.values()))
     alt = f"One-vs-rest ROC curves of {len(curves)} classes of the {test or 'missing'} events; mean AUC {auc}."
     caption = f"Each class against all others by its probability; {test} events. Mean AUC {auc}." if curves else ""
-    yield _picture("roc", "performance", "ROC curves, one against the rest", plot_classes.plot_one_vs_rest(curves), alt, caption)
+    yield Picture("roc", "performance", "ROC curves, one against the rest", plot_classes.plot_one_vs_rest(curves), alt, caption)
     rejection = plot_classes.plot_one_vs_rest(curves, logarithmic=True)
-    yield _picture("rejection", "performance", "Rejection of the other classes", rejection, f"Inverse efficiency of the others. {alt}")
+    yield Picture("rejection", "performance", "Rejection of the other classes", rejection, f"Inverse efficiency of the others. {alt}")
     if not test:
         return
     confusion = plot_classes.plot_confusion(splits[test], classes)
     accuracy = number(confusion.numbers["accuracy"])
     alt = f"Confusion matrix of the {test} events; accuracy {accuracy}."
-    yield _picture(
+    yield Picture(
         "confusion",
         "performance",
         "Confusion matrix",
@@ -143,7 +140,7 @@ def _classes(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture
         f"The class with the largest probability; rows add up to 100 %. Accuracy {accuracy}.",
     )
     confidence = plot_classes.plot_confidence(splits)
-    yield _picture(
+    yield Picture(
         "calibration",
         "performance",
         "Calibration of the chosen class",
@@ -158,7 +155,7 @@ def _classes(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture
         alt = f"Distribution of the probability of {', '.join(classes[first:last])}, for events of the class and all others, train and {test}."
         caption = "Filled: training events; points: held-out events. KS compares the two for the class's own events."
         stem = "scores" if first == 0 else f"scores_{first // plot_classes.PANELS + 1}"
-        yield _picture(stem, "performance", title, plot, alt, caption)
+        yield Picture(stem, "performance", title, plot, alt, caption)
 
 
 def _regression(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]:
@@ -166,7 +163,7 @@ def _regression(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Pict
     found = predicted.numbers
     told = ", ".join(f"{name} {number(found[key])}" for name, key in (("R²", "r2"), ("RMS residual", "rms"), ("bias", "bias")) if key in found)
     split = found.get("split", "")
-    yield _picture(
+    yield Picture(
         "predicted",
         "performance",
         "Predicted against true",
@@ -177,25 +174,25 @@ def _regression(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Pict
     residuals = plot_regression.plot_residuals(splits, data.target)
     ks = residuals.numbers.get("ks")
     caption = f"Kolmogorov-Smirnov test of train against {split}: p = {number(ks.p)}, largest distance {number(ks.distance)}." if ks else ""
-    yield _picture(
+    yield Picture(
         "residuals", "performance", "Residuals", residuals, f"Distribution of the residuals of the training and {split} events. {caption}", caption
     )
     profile = plot_regression.plot_profile(splits, data.target)
-    yield _picture("profile", "performance", "Residual against true value", profile, "Mean and RMS of the residual in slices of the true value.")
+    yield Picture("profile", "performance", "Residual against true value", profile, "Mean and RMS of the residual in slices of the true value.")
     pulls = plot_regression.plot_pulls(splits)
     caption = "The resolution is the RMS residual of the training events in ten slices of the predicted value."
     alt = f"Pulls beside a unit Gaussian: mean {number(pulls.numbers.get('mean', math.nan))}, RMS {number(pulls.numbers.get('rms', math.nan))}."
-    yield _picture("pulls", "performance", "Pulls", pulls, alt, caption)
+    yield Picture("pulls", "performance", "Pulls", pulls, alt, caption)
 
 
 def _training(data: ReportData) -> Iterator[Picture]:
     loss = plot_history.plot_loss(data.history)
     epoch, value, last = plot_history.best_epoch(data.history)
     alt = f"Loss against the epoch; smallest validation loss {number(value, 4)} at epoch {number(epoch)}, last {number(last, 4)}."
-    yield _picture("loss", "training", "Loss", loss, alt)
+    yield Picture("loss", "training", "Loss", loss, alt)
     metrics = plot_history.plot_metrics(data.history)
     names = ", ".join(name for name in metrics.numbers if name not in ("x", "reason"))
-    yield _picture("metrics", "training", "Metrics and rates", metrics, f"Per epoch: {names}.")
+    yield Picture("metrics", "training", "Metrics and rates", metrics, f"Per epoch: {names}.")
 
 
 def _features(data: ReportData) -> Iterator[Picture]:
@@ -208,7 +205,7 @@ def _features(data: ReportData) -> Iterator[Picture]:
         plot = plot_features.plot_overview(page, names)
         title = f"Branches {at * per_page + 1} to {at * per_page + len(page)} of {len(found)}"
         alt = "Distributions of " + ", ".join(f"{histogram.name} ({value:.3f})" if value == value else histogram.name for histogram, value in page)
-        yield _picture(f"features_{at + 1}", "features", title, plot, alt)
+        yield Picture(f"features_{at + 1}", "features", title, plot, alt)
 
 
 def branch_files(data: ReportData) -> Iterator[tuple[str, bytes]]:
@@ -228,6 +225,6 @@ def safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]
 
 
-def by_name(pictures: Sequence[Picture]) -> dict[str, Mapping[str, Any]]:
+def by_name(pictures: Iterable[Picture]) -> dict[str, Mapping[str, Any]]:
     """The numbers of each picture by its name."""
     return {picture.name: picture.numbers for picture in pictures}

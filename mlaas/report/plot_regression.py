@@ -26,7 +26,8 @@ def _span(*values: Values) -> tuple[float, float]:
     """Common range between the 0.2 % and 99.8 % quantiles, with some room; never empty."""
     joined = np.concatenate(values).astype(np.float64)
     low, high = (float(value) for value in np.quantile(joined, [TAIL, 1 - TAIL], method="nearest"))
-    room = (high - low) * 0.05 or max(abs(low) * 0.05, 0.5)
+    same = high - low <= 1e-9 * max(abs(low), abs(high))
+    room = max(abs(low) * 0.05, 0.5) if same else (high - low) * 0.05
     return low - room, high + room
 
 

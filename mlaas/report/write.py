@@ -30,8 +30,9 @@ def write_report(folder: Path, data: ReportData) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".report-", dir=folder) as name:
             aside = Path(name)
-            pictures = draw(data)
-            for picture in pictures:
+            pictures = []
+            for picture in draw(data):
+                pictures.append(picture)
                 if picture.png is not None:
                     (aside / f"{picture.name}.png").write_bytes(picture.png)
             if data.hist:
