@@ -21,6 +21,7 @@ from mlaas.data.formats.types import Leaf
 from mlaas.errors import DataError
 
 _HEAD_BYTES = 1 << 20
+_TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 _OTHERS = {b"root": "ROOT", b"PAR1": "Parquet", b"Obj\x01": "Avro"}
 
 
@@ -51,7 +52,9 @@ class CsvFile(LineTable):
     def _parse(self, block: Block, schema: pa.Schema | None) -> pa.RecordBatch:
         data = self._cleaned(block.data)
         quoted = b'"' in data
-        convert = pacsv.ConvertOptions() if schema is None else pacsv.ConvertOptions(column_types=schema, include_columns=schema.names)
+        convert = pacsv.ConvertOptions(true_values=_TRUE, false_values=_FALSE)  # without 0 and 1, which are numbers
+        if schema is not None:
+            convert.column_types, convert.include_columns = schema, schema.names
         try:
             table = pacsv.read_csv(
                 pa.BufferReader(data),
@@ -84,9 +87,10 @@ class CsvFile(LineTable):
         return f"{name}, after line {block.line}: {text.splitlines()[0]}"
 
     def _refine(self, found: Sequence[Leaf], excluded: dict[str, str]) -> list[Leaf]:
-        unnamed = {name for name in self._dialect.names if name.startswith("column ")}
-        excluded.update(dict.fromkeys(unnamed, "has no name in the header"))
-        return [leaf for leaf in found if leaf.branch.name not in unnamed]
+        names = self._dialect.names
+        excluded.update({name: "has no name in the header" for number, name in enumerate(names, 1) if name == f"column {number}"})
+        excluded.update({name: "shares its name with another column" for name in names if names.count(name) > 1})
+        return [leaf for leaf in found if leaf.branch.name not in excluded]
 
 
 def dialect(head: bytes, name: str) -> Dialect:

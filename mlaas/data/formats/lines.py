@@ -137,14 +137,15 @@ def line_blocks(stream: BinaryIO, offset: int, line: int, *, name: str, quotes: 
     name: the file's, for messages. quotes: a line end between two double quotes does not end a line. Raises DataError for a line above LONGEST bytes.
     """
     rest = b""
-    while piece := stream.read(size):
-        data = rest + piece
+    while data := stream.read(size):
+        data = rest + data
         cut = _last_line_end(data, quotes=quotes)
+        block, rest = Block(data[:cut], offset, line), data[cut:]
+        del data  # the block alone stays in memory while it is used
         if cut:
-            yield Block(data[:cut], offset, line)
+            yield block
             offset += cut
-            line += data.count(b"\n", 0, cut)
-        rest = data[cut:]
+            line += block.data.count(b"\n")
         if len(rest) > LONGEST:
             raise DataError(f"{name}: line {line + 1} is longer than {LONGEST >> 20} MB, or a quote in it is not closed")
     if rest.strip():
