@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from mlaas.errors import DataError
 
 Task = Literal["classification", "regression"]
 Batches = Callable[[bool], Iterator[Selected]]
+
+LARGE_BYTES = 64 << 20  # of a chunk's matrix: above it there is one buffer instead of two
 
 
 @dataclass(frozen=True)
@@ -172,26 +174,43 @@ class PreparedDataset:
         return np.asarray(index, np.int64)
 
     def chunks(self, split: Split, *, epoch: int = 0, start: int = 0, mask: bool = False) -> Iterator[Chunk]:
-        """Chunks of one split, each event once; the next chunk is made while the caller works on this one."""
+        """Chunks of one split, each event once; the next chunk is made (a large one: read) while the caller works on this one."""
         plan = self._quotas(split)
         if start >= len(plan):
             return
         cursors = [_Cursor(self, number, split, int(plan[:start, number].sum())) for number in range(len(self._parts))]
         rows = int(plan[start:].sum(axis=1).max())
-        buffers = [_Buffer(rows, self.width, mask) for _ in range(min(2, len(plan) - start))]
+        large = rows * self.width * 4 > LARGE_BYTES
+        buffers = [_Buffer(rows, self.width, mask) for _ in range(1 if large or start + 1 == len(plan) else 2)]
+
+        def ahead(k: int) -> Callable[[], Chunk]:
+            """Begin chunk k: a small one is made whole, a large one read but not yet written (its buffer is in use)."""
+            buffer = buffers[(k - start) % len(buffers)]
+            if not large:
+                return pool.submit(lambda: self._fill(self._collect(cursors, plan[k]), plan[k], buffer, epoch, k)).result
+            segments = pool.submit(self._collect, cursors, plan[k])
+            return lambda: self._fill(segments.result(), plan[k], buffer, epoch, k)
+
         with ThreadPoolExecutor(1, thread_name_prefix="chunks") as pool:
-            pending: Future[Chunk] = pool.submit(self._build, plan[start], cursors, buffers[0], epoch, start)
+            pending = ahead(start)
             for k in range(start, len(plan)):
-                chunk = pending.result()
+                chunk = pending()
                 if k + 1 < len(plan):
-                    pending = pool.submit(self._build, plan[k + 1], cursors, buffers[(k + 1 - start) % len(buffers)], epoch, k + 1)
+                    pending = ahead(k + 1)
                 yield chunk
 
-    def raw(self) -> Iterator[tuple[Columns, npt.NDArray[Any], npt.NDArray[np.float64]]]:
-        """The selected events batch by batch as columns, with class index (or target) and the user's weight, both of shape (n,)."""
+    def raw(self, enough: int | None = None) -> Iterator[tuple[Columns, npt.NDArray[Any], npt.NDArray[np.float64]]]:
+        """The selected events batch by batch as columns, with class index (or target) and the user's weight, both of shape (n,).
+
+        enough: go on to the next file after about this many events of one whose events are all of one class.
+        """
         for part in self._parts:
+            given = 0
             for selected in part.batches(True):
                 yield selected.columns, self._targets(selected, part), _weight(selected, part)
+                given += len(selected)
+                if enough is not None and given >= enough and part.label is not None:
+                    break
 
     def _quotas(self, split: Split) -> npt.NDArray[np.int64]:
         """How many events each chunk takes from each part, shape (chunks, parts)."""
@@ -202,14 +221,25 @@ class PreparedDataset:
         edges = np.arange(number + 1)[:, None] * counts[None, :] // max(1, number)
         return np.diff(edges, axis=0)
 
-    def _build(self, quota: npt.NDArray[np.int64], cursors: Sequence[_Cursor], buffer: _Buffer, epoch: int, k: int) -> Chunk:
+    @staticmethod
+    def _collect(cursors: Sequence[_Cursor], quota: npt.NDArray[np.int64]) -> list[_Segment]:
+        """Read the events of one chunk."""
+        return [segment for cursor, events in zip(cursors, quota.tolist(), strict=True) for segment in cursor.take(events)]
+
+    def _fill(self, segments: list[_Segment], quota: npt.NDArray[np.int64], buffer: _Buffer, epoch: int, k: int) -> Chunk:
+        """Write the events of one chunk; the segments are given back to memory."""
         row = 0
-        for cursor, events in zip(cursors, quota.tolist(), strict=True):
-            row = cursor.take(events, buffer, row)
-        order = self._order(quota, epoch, k)
+        pad = 0.0 if math.isnan(self._options.padding) else self._options.padding
+        for segment in segments:
+            segment.bound.fill(buffer.x, buffer.mask, row, segment.rows, pad=pad, nan=0.0)
+            stop = row + len(segment.rows)
+            buffer.y[row:stop] = segment.y
+            buffer.weight[row:stop] = segment.weight
+            row = stop
+        segments.clear()
         y = buffer.y[:row].astype(np.float32) if self.task == "regression" else buffer.y[:row].astype(np.int64)
         mask = None if buffer.mask is None else buffer.mask[:row]
-        return Chunk(buffer.x[:row], y, buffer.weight[:row].copy(), mask, order)
+        return Chunk(buffer.x[:row], y, buffer.weight[:row].copy(), mask, self._order(quota, epoch, k))
 
     def _order(self, quota: npt.NDArray[np.int64], epoch: int, k: int) -> npt.NDArray[np.int64]:
         """Shuffled from the seed, or interleaved so that every stretch of a chunk holds the files in proportion."""
@@ -217,6 +247,16 @@ class PreparedDataset:
             return np.random.default_rng([self._options.seed, epoch, k]).permutation(int(quota.sum()))
         places = np.concatenate([(np.arange(events) + 0.5) / max(1, events) for events in quota.tolist()])
         return np.argsort(places, kind="stable")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Segment:
+    """Some events of one batch, read but not yet written: rows of the batch, their targets and their weights, all of shape (n,)."""
+
+    bound: Bound
+    rows: npt.NDArray[np.int64]
+    y: npt.NDArray[Any]
+    weight: npt.NDArray[np.float64]
 
 
 class _Buffer:
@@ -258,20 +298,15 @@ class _Cursor:
                 index = self._y if self._dataset.task == "classification" else np.zeros(len(selected), np.int64)
                 self._weight = _weight(selected, self._part) * self._dataset.factors[index]
 
-    def take(self, events: int, buffer: _Buffer, row: int) -> int:
-        """Write the next `events` events to the buffer from `row` on; returns the row after them."""
-        stop = row + events
-        while row < stop:
+    def take(self, events: int) -> Iterator[_Segment]:
+        """The next `events` events of the split."""
+        while events > 0:
             self._next()
-            rows, self._rows = self._rows[: stop - row], self._rows[stop - row :]
+            rows, self._rows = self._rows[:events], self._rows[events:]
             if self._bound is None:
                 raise RuntimeError("rows without a batch")
-            padding = self._dataset._options.padding
-            self._bound.fill(buffer.x, buffer.mask, row, rows, pad=0.0 if math.isnan(padding) else padding, nan=0.0)
-            buffer.y[row : row + len(rows)] = self._y[rows]
-            buffer.weight[row : row + len(rows)] = self._weight[rows]
-            row += len(rows)
-        return row
+            yield _Segment(self._bound, rows, self._y[rows], self._weight[rows])
+            events -= len(rows)
 
 
 def _weight(selected: Selected, part: Part) -> npt.NDArray[np.float64]:
