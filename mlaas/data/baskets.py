@@ -21,6 +21,7 @@ import deflate
 import lz4.block
 import numpy as np
 import numpy.typing as npt
+import xxhash
 import zstandard
 
 from mlaas.data import kernels
@@ -50,6 +51,8 @@ class Payload(NamedTuple):
 def payload(raw: Buffer) -> Payload:
     """Take a basket's bytes apart and decompress them. Raises Unusual when they are not a plain basket."""
     view = memoryview(raw)
+    if len(view) < _KEY.size:
+        raise Unusual("truncated basket")
     nbytes, version, objlen, _, keylen, _ = _KEY.unpack_from(view)
     if nbytes != len(view) or version <= 0 or keylen < _KEY.size + _BASKET.size + 1 or keylen > nbytes:
         raise Unusual("not a basket")
@@ -75,6 +78,8 @@ def _decompress(body: memoryview, size: int) -> Buffer:
         start = position + _BLOCK
         position = start + compressed
         blocks.append(_block(head[:2], body[start:position], uncompressed))
+        if len(blocks[-1]) != uncompressed:
+            raise Unusual("block of unexpected size")
     out = blocks[0] if len(blocks) == 1 else b"".join(blocks)
     if len(out) != size:
         raise Unusual("blocks do not add up")
@@ -86,6 +91,8 @@ def _block(algorithm: bytes, data: memoryview, size: int) -> Buffer:
         if algorithm == b"ZL":
             return deflate.zlib_decompress(data, size)
         if algorithm == b"L4":
+            if xxhash.xxh64_digest(data[_LZ4_CHECKSUM:]) != data[:_LZ4_CHECKSUM]:
+                raise Unusual("checksum does not match")
             return bytes(lz4.block.decompress(data[_LZ4_CHECKSUM:], uncompressed_size=size))
         if algorithm == b"ZS":
             return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
@@ -123,11 +130,12 @@ class ByteSource:
 class BasketColumn:
     """The baskets of one branch, read from `start` on in order.
 
+    dtype: of the values; `stored`: of the values in the file when it is another one (a Double32_t is stored as a float).
     per_entry: values per entry (1 for a flat branch, k for a fixed array), or 0 for lists.
     header: bytes before the values of each entry (10 for std::vector), or -1 when the lengths come from a counter.
     """
 
-    def __init__(self, branch: Any, dtype: np.dtype[Any], per_entry: int, header: int) -> None:
+    def __init__(self, branch: Any, dtype: np.dtype[Any], per_entry: int, header: int, stored: np.dtype[Any] | None = None) -> None:
         baskets = int(branch.num_baskets)
         self.entries = np.asarray(branch.entry_offsets, np.int64)
         seeks = np.asarray(branch.member("fBasketSeek"))[:baskets]
@@ -135,13 +143,14 @@ class BasketColumn:
         if len(self.entries) != baskets + 1 or branch.embedded_baskets or not np.all(seeks > 0):
             raise Unusual("baskets inside the tree")
         self.ranges = list(zip(seeks.tolist(), sizes.tolist(), strict=True))
-        self.big = dtype.newbyteorder(">")
+        self.big = (stored or dtype).newbyteorder(">")
         self.dtype = dtype.newbyteorder("=")
         self.per_entry = per_entry
         self.header = header
         self._next = 0
         self._left: Array = np.empty(0, self.dtype)
         self._left_counts: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._basket: tuple[int, Array] = (0, np.empty(0, np.int64))  # the last basket's values, and those before each of its entries
 
     def seek(self, entry: int, skip: int = -1) -> None:
         """Go to an entry; `skip` values of its basket come before it (needed for counted lists inside a basket)."""
@@ -168,7 +177,10 @@ class BasketColumn:
             parts.append(self._left)
             have = len(self._left)
         for raw in raws:
-            part = self._plain(payload(raw))
+            basket = payload(raw)
+            part = self._plain(basket)
+            if not self.per_entry:
+                self._basket = (len(part), self._starts(basket))
             if self._skip:
                 part = part[self._skip :]
                 self._skip = 0
@@ -187,10 +199,23 @@ class BasketColumn:
             raise Unusual("entries and basket size disagree")
         return np.frombuffer(basket.data, self.big, basket.border // self.big.itemsize)
 
+    def _starts(self, basket: Payload) -> Array:
+        """How many values come before each entry of a counted basket, by its entry offsets; empty where ROOT did not store them."""
+        stop = basket.border + 4 * (basket.entries + 1)
+        if len(basket.data) < stop:
+            return np.empty(0, np.int64)
+        return (np.frombuffer(memoryview(basket.data)[basket.border + 4 : stop], ">i4") - basket.keylen) // self.big.itemsize
+
     def _check(self, stop: int, have: int, total: int) -> None:
-        """Counters and content must end together where a basket ends."""
-        if have < total or (stop == self.entries[self._next] and have != total):
+        """Counters and content must end together where a basket ends, and at `stop` inside one: a damaged counter must not shift values."""
+        at_end = stop == self.entries[self._next]
+        if have < total or (at_end and have != total):
             raise Unusual("counter and values disagree")
+        values, starts = self._basket
+        if not self.per_entry and not at_end and len(starts):
+            inside = stop - int(self.entries[self._next - 1])
+            if values - (have - total) != starts[inside]:
+                raise Unusual("counter and values disagree")
 
     def lists(self, stop: int, raws: Iterable[Buffer], events: int) -> tuple[Array, npt.NDArray[np.int64]]:
         """The values and lengths of the next `events` lists (std::vector branches)."""
@@ -213,12 +238,12 @@ class BasketColumn:
         return out, lengths[:events]
 
     def _vectors(self, basket: Payload) -> tuple[Array, npt.NDArray[np.int64]]:
-        tail = np.frombuffer(basket.data, ">i4", offset=basket.border)
+        tail = np.frombuffer(memoryview(basket.data)[basket.border : basket.border + 4 * (basket.entries + 1)], np.uint8)
         expected = int(self.entries[self._next + 1] - self.entries[self._next])
-        if basket.entries != expected or len(tail) < basket.entries + 1:
+        if basket.entries != expected or len(tail) < 4 * (basket.entries + 1):
             raise Unusual("no entry offsets")
         starts = np.empty(basket.entries + 1, np.int64)
-        starts[:-1] = tail[1 : basket.entries + 1]
+        starts[:-1] = tail.view(">i4")[1:]
         starts[:-1] -= basket.keylen
         starts[-1] = basket.border
         sizes = np.diff(starts) - self.header

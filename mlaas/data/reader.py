@@ -9,11 +9,11 @@ import uproot
 from mlaas.data.files import EventFile
 from mlaas.data.formats import open_table
 from mlaas.data.ntuples import NtupleFile
-from mlaas.data.sources import detect, explain, storage_options
+from mlaas.data.sources import detect, explain, openable, storage_options
 from mlaas.data.trees import TreeFile
 from mlaas.errors import DataError, MLaaSError, nearest
 
-READABLE = ("TTree", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
+READABLE = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple", "ROOT::Experimental::RNTuple")
 
 
 def open_events(path: str, *, tree: str | None = None, dtype: str | None = None, workers: int = 1, direct: bool = True) -> EventFile:
@@ -26,12 +26,7 @@ def open_events(path: str, *, tree: str | None = None, dtype: str | None = None,
     format = detect(path, dtype)
     if format != "root":
         return open_table(path, format)
-    try:
-        file = uproot.open(path, **storage_options(path))
-    except MLaaSError:
-        raise
-    except Exception as error:
-        raise explain(path, error) from error
+    file = _open(path)
     try:
         found = _tree(file, path, tree)
         if file.classname_of(found).startswith("ROOT::"):
@@ -47,9 +42,17 @@ def open_events(path: str, *, tree: str | None = None, dtype: str | None = None,
 
 def trees(path: str) -> list[str]:
     """The paths of all trees of a ROOT file."""
-    try:
-        with uproot.open(path, **storage_options(path)) as file:
+    with _open(path) as file:
+        try:
             return _known(file)
+        except Exception as error:
+            raise explain(path, error) from error
+
+
+def _open(path: str) -> Any:
+    """The ROOT file, not split at a colon; a temporary copy where a server gives whole files only."""
+    try:
+        return uproot.open({openable(path): None}, **storage_options(path))
     except MLaaSError:
         raise
     except Exception as error:

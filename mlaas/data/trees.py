@@ -9,16 +9,18 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from uproot.behaviors.TBranch import TBranch
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype, Numerical
-from uproot.interpretation.objects import AsObjects
+from uproot.interpretation.objects import AsObjects, AsStridedObjects
 from uproot.interpretation.strings import AsStrings
 
 from mlaas.data.awkwards import to_column
 from mlaas.data.baskets import BasketColumn, Buffer, ByteSource, Unusual
 from mlaas.data.columns import Array, Column, Columns, Jagged
 from mlaas.data.files import Branch
+from mlaas.errors import DataError
 
 BATCH_BYTES = 24 << 20
 
@@ -37,18 +39,26 @@ def describe(branch: Any, name: str) -> Branch | str | None:
         return "strings"
     if isinstance(interpretation, AsJagged):
         content = interpretation.content
-        if not isinstance(content, Numerical):
-            return f"lists of {branch.typename}"
-        dtype = np.dtype(content.numpy_dtype)
+        dtype = np.dtype(content.numpy_dtype) if isinstance(content, Numerical) else np.dtype(object)
         if dtype.names or dtype.subdtype:
             return "lists of structures or arrays"
+        if dtype.kind not in "biuf":
+            return f"lists of type {branch.typename}"
         counter = branch.count_branch
-        return Branch(name, dtype.newbyteorder("="), "jagged", f"{counter.name}" if counter is not None else "")
+        return Branch(name, dtype.newbyteorder("="), "jagged", "" if counter is None else _full_name(counter))
+    if isinstance(interpretation, AsStridedObjects):
+        return f"objects of type {branch.typename}"
     if isinstance(interpretation, Numerical):
         return _numbers(np.dtype(interpretation.numpy_dtype), name)
     if isinstance(interpretation, AsObjects):
         return f"objects of type {branch.typename}"
     return f"type {branch.typename}"
+
+
+def _full_name(branch: Any) -> str:
+    """The branch's name with those of its parents: two collections may name their counters alike."""
+    parent = branch.parent
+    return f"{_full_name(parent)}/{branch.name}" if isinstance(parent, TBranch) else str(branch.name)
 
 
 def _numbers(dtype: np.dtype[Any], name: str) -> Branch | str:
@@ -57,8 +67,12 @@ def _numbers(dtype: np.dtype[Any], name: str) -> Branch | str:
     if dtype.subdtype is None:
         return Branch(name, dtype.newbyteorder("="), "flat")
     base, shape = dtype.subdtype
+    if base.names:
+        return "arrays of structures"
     if len(shape) != 1:
         return f"arrays of {len(shape)} dimensions"
+    if not shape[0]:
+        return "arrays of length 0"
     return Branch(name, base.newbyteorder("="), "jagged", f"[{shape[0]}]")
 
 
@@ -101,8 +115,8 @@ class TreeFile:
             return
         pass_ = _Pass(self, list(names), start)
         bounds = pass_.bounds(start, stop)
-        pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
         source = ByteSource(self._tree.file.source, self.path)
+        pool = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
         try:
             yield from pass_.run(bounds, source, pool)
         finally:
@@ -127,7 +141,7 @@ class _Pass:
     def __init__(self, file: TreeFile, names: list[str], start: int) -> None:
         self._file = file
         self._names = names
-        self._handles = file._handles
+        self._handles = dict(file._handles)
         self._columns: dict[str, BasketColumn] = {}
         self._counters: dict[str, str] = {}  # branch -> its counter's key in _columns
         if file._direct:
@@ -143,12 +157,12 @@ class _Pass:
         try:
             if type(interpretation) is AsDtype:
                 size = 1 if about.kind == "flat" else int(about.counter.strip("[]"))
-                self._columns[name] = BasketColumn(branch, about.dtype, size, -1)
+                self._columns[name] = BasketColumn(branch, about.dtype, size, -1, _stored(interpretation))
             elif isinstance(interpretation, AsJagged) and type(interpretation.content) is AsDtype:
                 if interpretation.header_bytes == 0 and branch.count_branch is not None:
                     self._counted(name, branch, about.dtype)
                 elif interpretation.header_bytes == 10:
-                    self._columns[name] = BasketColumn(branch, about.dtype, 0, 10)
+                    self._columns[name] = BasketColumn(branch, about.dtype, 0, 10, _stored(interpretation.content))
         except Unusual:
             self._columns.pop(name, None)
 
@@ -157,10 +171,10 @@ class _Pass:
         interpretation = counter.interpretation
         if type(interpretation) is not AsDtype or interpretation.numpy_dtype.kind not in "iu":
             raise Unusual("counter is not a whole number")
-        key = next((known for known, handle in self._handles.items() if handle is counter), f"\0{counter.name}")
-        column = BasketColumn(branch, dtype, 0, -1)
+        key = next((known for known, handle in self._handles.items() if handle is counter), f"\0{_full_name(counter)}")
+        column = BasketColumn(branch, dtype, 0, -1, _stored(branch.interpretation.content))
         if key not in self._columns:
-            self._columns[key] = BasketColumn(counter, np.dtype(interpretation.numpy_dtype), 1, -1)
+            self._columns[key] = BasketColumn(counter, np.dtype(interpretation.numpy_dtype), 1, -1, _stored(interpretation))
             self._handles.setdefault(key, counter)
         self._columns[name] = column
         self._counters[name] = key
@@ -172,7 +186,7 @@ class _Pass:
             if name in self._counters and (first := column.before(start)) < start:
                 key = (self._counters[name], first)
                 if key not in skips:
-                    skips[key] = int(np.sum(self._handles[key[0]].array(entry_start=first, entry_stop=start, library="np"), dtype=np.int64))
+                    skips[key] = int(_lengths(self._handles[key[0]].array(entry_start=first, entry_stop=start, library="np")).sum())
                 skip = skips[key]
             column.seek(start, skip)
 
@@ -254,7 +268,7 @@ class _Pass:
             values = self._handles[key].array(entry_start=start, entry_stop=stop, library="np")
         counts[key] = values
         starts = np.zeros(stop - start + 1, np.int64)
-        np.cumsum(values, out=starts[1:])
+        np.cumsum(_lengths(values), out=starts[1:])
         offsets[key] = starts
 
     def _column(
@@ -278,10 +292,34 @@ class _Pass:
             return Jagged(content, starts)
         except Unusual:
             self._columns.pop(name, None)
-            return self._uproot(name, start, stop)
+            found = self._uproot(name, start, stop)
+            if name in self._counters and isinstance(found, Jagged):
+                self._agree(name, found, offsets[self._counters[name]], start)
+            return found
+
+    def _agree(self, name: str, found: Jagged, counted: Offsets, start: int) -> None:
+        """Lists and their counter must tell the same lengths; where they do not, nobody knows which of the two is damaged."""
+        wrong = np.flatnonzero(found.counts != np.diff(counted))
+        if len(wrong):
+            counter, entry = self._counters[name].strip("\0"), start + int(wrong[0])
+            raise DataError(
+                f"{self._file.path} is damaged: branch {name!r} holds {found.counts[wrong[0]]} values in entry {entry},"
+                f" but its counter {counter!r} says {np.diff(counted)[wrong[0]]}; fetch or write it again, or leave out the branch"
+            )
 
     def _uproot(self, name: str, start: int, stop: int) -> Column:
         return to_column(self._handles[name].array(entry_start=start, entry_stop=stop, library="ak"))
+
+
+def _lengths(counts: Array) -> Array:
+    """The lengths that a counter's values mean: a negative one counts nothing, as in ROOT."""
+    return np.maximum(counts, 0) if counts.dtype.kind == "i" else counts
+
+
+def _stored(interpretation: Any) -> np.dtype[Any]:
+    """The type of the values in the file."""
+    stored: np.dtype[Any] = np.dtype(interpretation.from_dtype).base
+    return stored
 
 
 def _share(columns: dict[str, Column]) -> dict[str, Column]:
