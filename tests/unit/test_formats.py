@@ -63,7 +63,6 @@ def write(tmp_path):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 64 bytes, so that small files have many."""
-    monkeypatch.setattr(lines_module, "line_blocks", lambda *args, **kwargs: line_blocks(*args, **{**kwargs, "size": 64}))
     monkeypatch.setattr("mlaas.data.formats.csv.line_blocks", lambda *args, **kwargs: line_blocks(*args, **{**kwargs, "size": 64}))
     monkeypatch.setattr("mlaas.data.formats.json.line_blocks", lambda *args, **kwargs: line_blocks(*args, **{**kwargs, "size": 64}))
     monkeypatch.setattr("mlaas.data.formats.json.BATCH_BYTES", 64)
