@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 FLAGS = {"files": "files.txt", "labels": "labels.txt", "params": "params.json", "preproc": "preproc.json"}
 BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+MARK = ".mlaas-demo"
 SHOWN = 12  # lines of a command's output that are shown
 
 
@@ -43,13 +44,10 @@ def run(folder: Path, events: int) -> None:
     """Run the demo in a folder that it empties first (of a former demo only)."""
     began = time.monotonic()
     _clear(folder)
-    flags = [
-        f"--{name}={folder / file}"
-        for name, file in (("files", "files.txt"), ("labels", "labels.txt"), ("params", "params.json"), ("preproc", "preproc.json"))
-    ]
+    os.environ.setdefault("MLAAS_CACHE", str(folder.absolute() / "cache"))
+    flags = [f"--{name}={folder / file}" for name, file in FLAGS.items()]
     model = f"--model={folder / 'model.py'}"
     step("toy ttH signal and background events in ROOT files, and a workflow for them", "generate", str(folder), f"--events={events}")
-    (folder / MARK).touch()
     step("what is in a file", "inspect", str(folder / "signal.root"), "--tree=events")
     seconds = {"specs": step("specs: ranges, longest lists, numbers of events", "specs", *flags, f"--fout={folder / 'specs.json'}")}
     step("prepare: cut, select, keep as handled data (the specs left it behind already)", "prepare", *flags)
@@ -66,14 +64,13 @@ def run(folder: Path, events: int) -> None:
     _summary(folder, events, seconds, layouts, time.monotonic() - began)
 
 
-MARK = ".mlaas-demo"
-
-
 def _clear(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).exists():
             raise StepError(f"{folder} is not the folder of a former demo; name a new one")
         shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
 
 
 def _layout(folder: Path, bundle: Path, layout: str, events: int) -> str:
@@ -118,9 +115,9 @@ def _summary(folder: Path, events: int, seconds: dict[str, float], layouts: dict
         f"  AUC        {test['auc']:.4f} +- {test['auc_error']:.4f} on {test['events']:,} events that were held out (accuracy {test['accuracy']:.3f})"
     )
     print(f"  training   {max(rates):,.0f} events/s in the fastest epoch; {seconds['fit']:.0f} s with evaluation, export and report")
-    print(
-        f"  data       {events:,} events, read and cut in {seconds['specs']:.0f} s; RNTuple gives {layouts['rntuple']}; std::vector: {layouts['vector']}"
-    )
+    print(f"  data       {events:,} events, read and cut in {seconds['specs']:.0f} s")
+    for layout, found in layouts.items():
+        print(f"  {layout:<10} {found}")
     print(f"  scores     {folder / 'scores'}\n  bundle     {bundle}\n  report     {bundle / 'report' / 'index.html'}")
 
 
