@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlaas.errors import BundleError, MLaaSError
+from mlaas.errors import BundleError
 from mlaas.models import native, staging, tfaas
 from mlaas.models.engine import native_engine, onnx_engine
 from mlaas.models.graph import canonical_graph, serialise
@@ -38,6 +38,7 @@ from mlaas.models.trained import TrainedModel
 log = logging.getLogger(__name__)
 
 RESERVED = {MANIFEST, tfaas.PARAMS, tfaas.LABELS, "model.onnx", "saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}.union(*native.FORMS.values())
+NATIVE_TOLERANCE = 1e-5  # the same library computes the same, up to how it splits sums over a batch
 RESERVED_FOLDERS = {"variables", "assets"}
 
 
@@ -97,10 +98,12 @@ def write_bundle(
     with staging.staged(target, replace=replace) as folder:
         _write_documents(folder, documents, files or {})
         draft = _draft(trained, chosen, version, tolerance, native.save(trained, folder), dict(provenance or {}))
-        draft = _judge_native(folder, trained, draft, tolerance)
+        draft, doubt = _judge_native(folder, trained, draft)
         if trained.framework == "keras":
             draft = draft.model_copy(update={"saved_model": _write_saved_model(folder, trained, tolerance)})
         draft = _judge_onnx(folder, trained, draft, tolerance)
+        if doubt and not draft.onnx.accepted:
+            raise BundleError(f"no form of the model gives its scores: native: loaded again, {doubt}; ONNX: {draft.onnx.reason}")
         staging.write_bytes(folder / tfaas.PARAMS, tfaas.params_text(draft, description).encode())
         staging.write_bytes(folder / tfaas.LABELS, tfaas.labels_text(draft).encode())
         if finishing is not None:
@@ -221,18 +224,20 @@ def _draft(trained: TrainedModel, name: str, version: int, tolerance: float, rec
     )
 
 
-def _judge_native(folder: Path, trained: TrainedModel, draft: Manifest, tolerance: float) -> Manifest:
-    """Load the native form again and compare: what was written must be what was trained."""
+def _judge_native(folder: Path, trained: TrainedModel, draft: Manifest) -> tuple[Manifest, str]:
+    """Load the native form again and compare: what was written must be what was trained. Returns why it is in doubt, too, or ""."""
     try:
-        verdict = compare(native_engine(folder, draft, trust=True).predict, trained, tolerance)
-    except MLaaSError as error:
+        verdict = compare(native_engine(folder, draft, trust=True).predict, trained, NATIVE_TOLERANCE)
+    except Exception as error:
+        staging.raise_if_full(error, folder)
         verdict = Parity(False, None, short(error, folder))
     note = draft.native.note
-    if not verdict.accepted:
+    doubt = verdict.reason if len(trained.x) else ""
+    if doubt:
         note = "; ".join(part for part in (note, f"loaded again, {verdict.reason}") if part)
         log.warning("the native form of the %s model is in doubt: loaded again, %s", trained.framework, verdict.reason)
     record = draft.native.model_copy(update={"difference": verdict.difference, "note": note})
-    return draft.model_copy(update={"native": record})
+    return draft.model_copy(update={"native": record}), doubt
 
 
 def _judge_onnx(folder: Path, trained: TrainedModel, draft: Manifest, tolerance: float) -> Manifest:
@@ -246,8 +251,6 @@ def _judge_onnx(folder: Path, trained: TrainedModel, draft: Manifest, tolerance:
         verdict = Parity(False, None, f"conversion failed: {short(error, folder)}")
     if verdict.accepted:
         staging.write_bytes(folder / "model.onnx", data)
-    elif "loaded again" in draft.native.note and len(trained.x):
-        raise BundleError(f"no form of the model gives its scores: native: {draft.native.note}; ONNX: {verdict.reason}")
     record = OnnxRecord(accepted=verdict.accepted, difference=verdict.difference, tolerance=tolerance, reason=verdict.reason)
     return draft.model_copy(update={"onnx": record, "engine": "onnx" if verdict.accepted else "native"})
 

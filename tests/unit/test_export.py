@@ -59,7 +59,7 @@ CLASSIFIERS = [
     VotingClassifier([("a", LogisticRegression()), ("b", DecisionTreeClassifier(max_depth=3))], voting="soft"),
 ]
 REGRESSORS = [
-    MLPRegressor((8,), max_iter=50),
+    MLPRegressor(hidden_layer_sizes=(8,), max_iter=50),
     GradientBoostingRegressor(n_estimators=8),
     HistGradientBoostingRegressor(max_iter=8),
     AdaBoostRegressor(n_estimators=5),
