@@ -585,7 +585,7 @@ def test_page_opens_with_the_summary(tmp_path):
     for expected in (
         "KS train/held-out",
         "1 min 15 s",
-        "1\u202f700",
+        "1 700",
         "mlaas predict '/models/my model/1' FILE...",
         "mlaas replay",
         "distributions agree",
