@@ -48,7 +48,17 @@ def is_about_file(error: BaseException) -> bool:
     """Whether an exception tells of the file rather than of a fault in this program."""
     if isinstance(error, _READING):
         return True
-    return any(kind.__module__.split(".")[0] in _LIBRARIES for kind in type(error).__mro__)
+    if any(kind.__module__.split(".")[0] in _LIBRARIES for kind in type(error).__mro__):
+        return True
+    return _raised_in(error).split(".")[0] in _LIBRARIES  # damaged bytes lead them to errors of every kind
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the module that raised an exception."""
+    step, name = error.__traceback__, ""
+    while step is not None:
+        name, step = str(step.tb_frame.f_globals.get("__name__", "")), step.tb_next
+    return name
 
 
 @contextmanager
@@ -152,5 +162,6 @@ def _text(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     """The first line of an error's text, without signatures and tokens, at most 200 characters."""
     line = next((part.strip() for part in str(error).splitlines() if part.strip()), type(error).__name__)
+    line = re.sub(r"^'(\w+)' object is not subscriptable$", r"\1", line)  # uproot takes the error for the bytes that it asked for
     line = re.sub(r"^Failed to .*\[(ERROR|FATAL)\] ", "", line)
     return re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*", r"\1", line)[:200].rstrip(".")

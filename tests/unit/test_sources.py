@@ -257,6 +257,14 @@ def test_a_full_disk_is_no_fault_of_the_data():
     assert isinstance(sources.explain("s3://b/a", OSError(errno.ENOSPC, "No space left on device")), ResourceError)
 
 
+def test_what_a_library_stumbles_over_is_the_file(tmp_path):
+    import uproot
+
+    (tmp_path / "a.root").write_bytes(b"root" + bytes(range(256)) * 4)
+    with pytest.raises(DataError, match=r"a\.root"), sources.reading(str(tmp_path / "a.root")):
+        uproot.open(str(tmp_path / "a.root"))
+
+
 def test_faults_of_the_program_pass_through():
     with pytest.raises(ZeroDivisionError), sources.reading("a"):
         _ = 1 // 0
