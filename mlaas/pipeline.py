@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,7 @@ from mlaas.console import SILENT, Progress
 from mlaas.data.chunks import Split
 from mlaas.data.inspect import Inspection, inspect_file
 from mlaas.data.sources import resolve
-from mlaas.errors import BundleError, DataError
+from mlaas.errors import BundleError, DataError, ModelError
 from mlaas.prepare import Described, Prepared, prepare
 from mlaas.workflow import Workflow, parse
 
@@ -56,15 +58,19 @@ def run(workflow: Workflow, *, out: Path, resume: bool = False, progress: Progre
 def fit(workflow: Workflow, *, out: Path, resume: bool = False, progress: Progress = SILENT) -> RunResult:
     """Train on handled data, preparing what is not prepared; write the bundle `out` with its report.
 
-    While it runs, checkpoints and the metrics stream are in the folder `.<out>.run` beside it; `resume` goes on from there.
-    Raises what `prepare`, `mlaas.training.fit.train` and `mlaas.models.bundle.write_bundle` raise; `out` then does not appear.
+    While it runs, checkpoints and the metrics stream are in the folder `.<out>.run` beside it; `resume` goes on from there. What can be told
+    before the files are read is checked first: the place of the bundle, and model.py up to the call of its function.
+    Raises what `prepare`, `mlaas.training.fit.train` and `mlaas.models.bundle.write_bundle` raise; `out` then does not appear, and the
+    folder stays only if a training can go on from its checkpoint.
     """
+    from mlaas.training import devices
     from mlaas.training.fit import train
-    from mlaas.training.usermodel import build
+    from mlaas.training.usermodel import load
 
     out = out.expanduser()
     _free(out)
     _readable(workflow.model)
+    function = load(workflow.model, workflow.params)
     clock = _Clock()
     prepared = prepare(workflow, progress=progress)
     dataset = prepared.dataset
@@ -74,18 +80,19 @@ def fit(workflow: Workflow, *, out: Path, resume: bool = False, progress: Progre
         f"{sum(events.values()):,} events ({events['train']:,} train, {events['validation']:,} validation, {events['test']:,} test),"
         f" {dataset.width:,} feature columns, " + (f"classes {', '.join(dataset.classes)}" if dataset.classes else "regression")
     )
-    model = build(workflow.model, dataset.width, workflow.params)
-    folder = out.with_name(f".{out.name}.run")
-    result = train(model, dataset, workflow.params, folder, resume=resume, progress=progress)
-    clock.lap("train")
-    manifest = _publish(out, workflow, prepared, result, folder, clock, progress)
-    shutil.rmtree(folder, ignore_errors=True)
-    metrics = {**result.metrics.get("test", {})} if len(result.samples["test"]) else {**result.metrics.get("validation", {})}
+    with _run_folder(out, resume) as folder:
+        devices.seed(workflow.params.seed)
+        result = train(function(dataset.width), dataset, workflow.params, folder, resume=resume, progress=progress)
+        clock.lap("train")
+        manifest = _publish(out, workflow, prepared, result, folder, clock, progress)
+    judged = _judged(result.metrics)
+    if judged != "test":
+        progress.note(f"there are no test events: the figures are those of the {judged} events (params.split holds events back)")
     if manifest.onnx.accepted:
         progress.note(f"ONNX form accepted: largest difference of scores {manifest.onnx.difference:.2g}")
     else:
         progress.note(f"no ONNX form ({manifest.onnx.reason}): the native engine serves")
-    return RunResult(out, out / "report" / "index.html", metrics, clock.laps, sum(events.values()))
+    return RunResult(out, out / "report" / "index.html", dict(result.metrics[judged]), clock.laps, sum(events.values()))
 
 
 class _Clock:
@@ -100,10 +107,38 @@ class _Clock:
         self.laps[stage], self._last = now - self._last, now
 
 
+def _judged(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The split whose figures stand for the model: the test events, or the next best that there are."""
+    return next((split for split in ("test", "validation") if figures.get(split, {}).get("events")), "train")
+
+
 def _free(out: Path) -> None:
-    """The target must be new, or an earlier bundle, which is replaced."""
-    if out.exists() and not (out / "manifest.json").is_file():
+    """The target must be new, or an earlier bundle, which is replaced; and its folder must be one that can be written to."""
+    if os.path.lexists(out) and not (out / "manifest.json").is_file():
         raise BundleError(f"{out} exists and is not a bundle; choose another name with --fout, or remove it")
+    parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        raise BundleError(f"{out} cannot be written: {parent} is not a folder; choose another place with --fout")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BundleError(f"{out} cannot be written: the folder {parent} may not be written to; choose another place with --fout")
+
+
+@contextmanager
+def _run_folder(out: Path, resume: bool) -> Iterator[Path]:
+    """The folder of a run under way; after an error it stays only if there is something in it to go on from."""
+    folder = out.with_name(f".{out.name}.run")
+    made = [parent for parent in out.absolute().parents if not parent.exists()]
+    try:
+        yield folder
+    except BaseException as error:
+        lost = isinstance(error, ModelError) and not resume
+        if lost or not (folder / "checkpoint.zip").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # others may have put something there meanwhile
+                for parent in made:
+                    parent.rmdir()
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _readable(model: Path) -> None:
@@ -122,7 +157,7 @@ def _publish(out: Path, workflow: Workflow, prepared: Prepared, result: Result, 
         adapter.model, adapter.framework, adapter.output, dataset.task, dataset.classes, dataset.width, x, scores,
         mask if adapter.wants_mask else None, adapter.wants_mask,
     )  # fmt: skip
-    document = workflow.model_dump(mode="json", by_alias=True)
+    document = _recorded(workflow)
     documents = {
         "features.json": prepared.features.to_json(),
         "specs.json": prepared.published,
@@ -131,18 +166,39 @@ def _publish(out: Path, workflow: Workflow, prepared: Prepared, result: Result, 
     }
     files = {"model.py": workflow.model, "metrics.jsonl": folder / "metrics.jsonl"}
 
-    def finishing(staged: Path, manifest: Manifest) -> None:
-        clock.lap("export")
-        with progress.stage("report", None, "pages"):
-            _report(staged / "report", out, document, prepared, result, manifest, clock)
+    with ExitStack() as export:
 
-    with progress.stage("export", None, "forms"):
+        def finishing(staged: Path, manifest: Manifest) -> None:
+            export.close()
+            clock.lap("export")
+            with progress.stage("report", None, ""):
+                _report(staged / "report", out, document, prepared, result, manifest, clock)
+
+        export.enter_context(progress.stage("export", None, ""))
         manifest = write_bundle(
             out, trained, documents, files, _provenance(workflow, prepared, result, clock),
             tolerance=workflow.params.onnx_tolerance, name=workflow.name, replace=out.exists(), finishing=finishing,
         )  # fmt: skip
     clock.lap("report")
     return manifest
+
+
+def _recorded(workflow: Workflow) -> dict[str, Any]:
+    """The document as the bundle keeps it, to be replayed from any folder: local paths absolute, lists that stand in files written out."""
+    from mlaas.data.choose import names_in
+
+    document: dict[str, Any] = workflow.model_dump(mode="json", by_alias=True)
+    document["files"] = [_absolute(entry) for entry in workflow.files]
+    document["model"] = "model.py"
+    document["specs"] = "specs.json" if workflow.specs else None
+    for field_name in ("selected_branches", "exclude_branches"):
+        document["params"][field_name] = names_in(getattr(workflow.params, field_name))
+    return document
+
+
+def _absolute(path: str) -> str:
+    """A local path (or wildcards) from the root; URLs and logical file names as they are."""
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _slice(prepared: Prepared) -> tuple[Any, Any]:
@@ -163,8 +219,8 @@ def _slice(prepared: Prepared) -> tuple[Any, Any]:
 
 def _provenance(workflow: Workflow, prepared: Prepared, result: Result, clock: _Clock) -> dict[str, Any]:
     files = [
-        {"path": file.source.path, "label": file.source.label, "weight": file.source.weight, "identity": file.identity, "entries": file.used,
-         "selected": summary.events, "handled": file.key}
+        {"path": _absolute(file.source.path), "label": file.source.label, "weight": file.source.weight, "identity": file.identity,
+         "entries": file.used, "selected": summary.events, "handled": file.key}
         for file, summary in zip(prepared.files, prepared.summaries, strict=True)
     ]  # fmt: skip
     return {"data": prepared.key, "seed": workflow.params.seed, "files": files, "epochs": result.epochs, "seconds": dict(clock.laps)}
@@ -184,7 +240,7 @@ def _report(folder: Path, out: Path, document: Mapping[str, Any], prepared: Prep
     histograms = FeatureHistograms(
         {branch.name: (branch.minimum, branch.maximum) for branch in branches}, len(dataset.classes), events=HISTOGRAM_EVENTS
     )
-    for columns, target, weight in dataset.raw():
+    for columns, target, weight in dataset.raw(HISTOGRAM_EVENTS):
         histograms.fill(columns, target.astype(np.int64) if dataset.classes else 0, weight)
     onnx = manifest.onnx
     data = ReportData(
@@ -316,9 +372,8 @@ def replay(bundle: Path, *, out: Path, trust: bool = False, progress: Progress =
             document["specs"] = str(specs)
         workflow = parse(document)
         before = {item["path"]: item["identity"] for item in provenance.get("files", [])}
-        now = {file.source.path: file.identity for file in prepare(workflow, progress=progress).files}
+        now = {_absolute(file.source.path): file.identity for file in prepare(workflow, progress=progress).files}
         changed = [path for path, identity in now.items() if before.get(path) not in (None, identity)]
         result = run(workflow, out=out, progress=progress)
     then = opened.json("metrics.json")["metrics"]
-    figures = then.get("test") if then.get("test", {}).get("events") else then.get("validation", {})
-    return Replay(result, dict(figures or {}), result.metrics, changed)
+    return Replay(result, dict(then.get(_judged(then), {})), result.metrics, changed)

@@ -27,8 +27,8 @@ def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str],
     hidden: names that are left out unless they are selected by their exact name (the weight's branches).
     Raises DataError for names that match nothing.
     """
-    chosen = _patterns(selected)
-    dropped = _patterns(excluded)
+    chosen = names_in(selected)
+    dropped = names_in(excluded)
     _check("selected_branches", chosen, file)
     _check("exclude_branches", dropped, file)
     wanted = []
@@ -47,8 +47,8 @@ def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str],
     return Choice(tuple(wanted), left_out)
 
 
-def _patterns(given: Sequence[str]) -> list[str]:
-    """The names themselves, or those in the file that a single one names."""
+def names_in(given: Sequence[str]) -> list[str]:
+    """The names (or wildcards) themselves, or those in the file that a single one names."""
     if len(given) == 1 and Path(given[0]).is_file():
         lines = (line.strip() for line in Path(given[0]).read_text().splitlines())
         return [line for line in lines if line and not line.startswith("#")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import warnings
 from collections.abc import Collection
 from typing import Literal
 
@@ -57,7 +58,11 @@ def torch_device(device: Device) -> str:
 
     if device == "cpu":
         return "cpu"
-    if torch.cuda.is_available():
+    with warnings.catch_warnings():
+        # said on machines with a part of a driver; there is no GPU then, which is all that counts
+        warnings.filterwarnings("ignore", message="CUDA initialization", category=UserWarning)
+        available = torch.cuda.is_available()
+    if available:
         return "cuda"
     if device == "gpu":
         raise ResourceError("params.device is gpu, but PyTorch sees no GPU on this machine; use auto or cpu")
