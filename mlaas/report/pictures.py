@@ -74,7 +74,9 @@ def _binary(data: ReportData, splits: Mapping[str, Sample]) -> Iterator[Picture]
     band = "The band is one standard deviation (binomial in both efficiencies); the error of the AUC is DeLong's."
     yield Picture("roc", "performance", "ROC curve", plot_binary.plot_roc(curves), f"Background rejection against signal efficiency: {areas}.", band)
     rejection = plot_binary.plot_roc(curves, logarithmic=True)
-    yield Picture("rejection", "performance", "Background rejection", rejection, f"Inverse background efficiency against signal efficiency: {areas}.")
+    alt = f"Inverse background efficiency against signal efficiency: {areas}."
+    caption = "The same curve, logarithmic: how many background events there are for each one that passes."
+    yield Picture("rejection", "performance", "Background rejection", rejection, alt, caption)
     scores = plot_binary.plot_scores(splits, names)
     found = ", ".join(f"{name} p = {number(ks.p)}, largest distance {number(ks.distance)}" for name, ks in scores.numbers.get("ks", {}).items())
     test = scores.numbers.get("split", "held-out")

@@ -179,7 +179,8 @@ def _agreement(head: Summary) -> Iterator[Verdict]:
         if train - test > SMALL_LOSS_OF_AUC and (not math.isfinite(a + b) or train - test > 3 * math.hypot(a, b)):
             name = "R²" if "residuals" in head.ks else "AUC"
             yield Verdict(
-                "note", f"The {name} falls from {train:.3f} (train) to {test:.3f} ({head.split}): fewer epochs or a smaller model may do as well."
+                "note",
+                f"The {name} falls from {train:.3f} (train) to {test:.3f} ({head.split}): the model has learned some details of the training events.",
             )
 
 
