@@ -108,11 +108,11 @@ def load(folder: Path, manifest: Manifest, *, trust: bool, threads: int) -> RawP
     """Load the estimator; types that are not known to be harmless, and pickles, only with trust."""
     path = folder / manifest.native.form
     estimator = _load_pickle(path, manifest, trust) if path.name == PICKLE else _load_skops(path, manifest, trust)
-    return raw_predict(estimator, manifest.native.method, manifest.output)
+    return raw_predict(estimator, manifest.native.method, manifest.output, len(manifest.classes))
 
 
-def raw_predict(estimator: Any, method: str, output: Output) -> RawPredict:
-    """A function that gives the estimator's raw output by one of its methods."""
+def raw_predict(estimator: Any, method: str, output: Output, classes: int) -> RawPredict:
+    """A function that gives the estimator's raw output by one of its methods; a classifier that only predicts gives 1 for the class predicted."""
     if method not in ("predict_proba", "decision_function", "predict"):
         raise BundleError(f"native.method: {method!r} is not one of predict_proba, decision_function, predict")
     function = getattr(estimator, method)
@@ -122,6 +122,8 @@ def raw_predict(estimator: Any, method: str, output: Output) -> RawPredict:
             # Estimators fitted on named columns (a pandas frame) warn that the matrix has no names.
             warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
             found = np.asarray(function(x))
+        if method == "predict" and output == "classes":
+            return np.eye(classes, dtype=np.float32)[found.astype(np.int64)]
         return found[:, 1] if method == "predict_proba" and output == "probability" else found
 
     return raw
@@ -138,6 +140,8 @@ def to_onnx(trained: TrainedModel) -> Exported:
     from mlaas.models.sklearn_onnx import convert
 
     method = method_of(trained.model, trained.output)
+    if method == "predict" and trained.output != "value":
+        raise ValueError("the estimator gives classes only, no scores")
     model = convert(trained.model, method, trained.width)
     # A binary decision function comes as two columns, [-d, d].
     binary = method == "decision_function" and trained.output == "logit"
@@ -161,7 +165,8 @@ def _save_skops(trained: TrainedModel, method: str, path: Path) -> str | None:
         again = io.load(path, trusted=io.get_untrusted_types(file=path))
         if len(trained.x):
             # skops drops the content of some containers (collections.deque) without a word.
-            scores = canonical(raw_predict(again, method, trained.output)(trained.x, None), trained.output)
+            predict = raw_predict(again, method, trained.output, len(trained.classes))
+            scores = canonical(predict(trained.x, None), trained.output)
             if not np.allclose(scores, trained.scores, rtol=1e-5, atol=1e-5, equal_nan=True):
                 return "what it gives back predicts something else"
     except Exception as error:

@@ -171,6 +171,14 @@ def test_estimator_that_cannot_be_converted(tmp_path):
     assert load_engine(tmp_path / "b").kind == "native"
 
 
+def test_classifier_that_only_predicts(tmp_path):
+    estimator = VotingClassifier([("a", LogisticRegression()), ("b", DecisionTreeClassifier())], voting="hard").fit(X, MULTI)
+    model = trained(estimator, "sklearn", "classes", "multi", np.eye(3)[estimator.predict(X)])
+    manifest = write_bundle(tmp_path / "b", model, {})
+    assert manifest.onnx.reason == "conversion failed: ValueError: the estimator gives classes only, no scores"
+    np.testing.assert_array_equal(load_engine(tmp_path / "b").predict(X), model.scores)
+
+
 # --- XGBoost --------------------------------------------------------------------------------------------------------------------------------
 
 
