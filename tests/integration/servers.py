@@ -125,6 +125,10 @@ class Http:
         started.set()
         await self._stop.wait()
         await runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # the silent ones
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     @web.middleware
     async def _record(self, request, handler):

@@ -23,9 +23,6 @@ from tests.integration.servers import TOKEN, Http, XRootD, certificate
 EVENTS = 120_000
 ROWS = [{"met": float(i), "jets": list(range(i % 3))} for i in range(50)]
 
-# aiohttp closes the sessions that fsspec keeps per event loop only when the interpreter ends
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

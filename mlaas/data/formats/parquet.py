@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,14 @@ class ParquetFile(Table):
         if self._copy is not None:
             self._copy.close()
 
-    def _open(self, metadata: Any = None) -> pq.ParquetFile:
+    @contextmanager
+    def _open(self, metadata: Any = None) -> Iterator[pq.ParquetFile]:
         far = bool(scheme(self.path))
-        source: Any = self._copy.name if self._copy is not None else open_binary(self.path) if far else self.path
-        return pq.ParquetFile(
-            source, metadata=metadata, pre_buffer=far, buffer_size=_BUFFER_BYTES if self._has_large_groups(metadata) and not far else 0
-        )
+        buffer = _BUFFER_BYTES if self._has_large_groups(metadata) and not far else 0
+        with ExitStack() as stack:
+            here = self._copy.name if self._copy is not None else self.path  # read by Arrow itself, without Python's lock
+            source: Any = stack.enter_context(open_binary(self.path)) if far else here
+            yield stack.enter_context(pq.ParquetFile(source, metadata=metadata, pre_buffer=far, buffer_size=buffer))
 
     def _has_large_groups(self, metadata: Any) -> bool:
         """Whether a row group is too large to be held; its columns are then read piece by piece, which takes twice the time."""
