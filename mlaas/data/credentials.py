@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import ssl
+import weakref
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -110,6 +113,18 @@ def _configure_xrootd() -> None:
     for key, value in XROOTD.items():
         if f"XRD_{key.upper()}" not in os.environ:
             client.EnvPutInt(key, value)
+    weakref.finalize(_drop_handles, int)  # weakref's own exit hook is registered by its first use, and must be so before ours to run after it
+    atexit.register(_drop_handles)
+
+
+def _drop_handles() -> None:
+    """Close what fsspec-xrootd keeps open: it would do so itself after this, and print a traceback when the server has died."""
+    for fs in list(import_module("fsspec_xrootd").XRootDFileSystem._cache.values()):
+        handles = getattr(fs, "_readonly_filehandle_cache", None)
+        if handles is not None:
+            with suppress(Exception):
+                handles.close_all()
+            handles._cache.clear()
 
 
 @cache

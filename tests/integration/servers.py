@@ -129,6 +129,7 @@ class Http:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0.1)  # for the sockets to close
 
     @web.middleware
     async def _record(self, request, handler):
