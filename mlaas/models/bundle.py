@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
 import tempfile
@@ -15,30 +14,22 @@ from typing import Any
 
 from mlaas.errors import BundleError
 from mlaas.models import native, staging, tfaas
-from mlaas.models.engine import native_engine, onnx_engine
-from mlaas.models.graph import canonical_graph, serialise
+from mlaas.models.forms import judge_native, judge_onnx, write_saved_model
 from mlaas.models.manifest import (
     MANIFEST,
     Framework,
     Manifest,
     NativeRecord,
     OnnxRecord,
-    SavedModelRecord,
     check_name,
     now,
     read_manifest,
     safe_path,
     versions,
 )
-from mlaas.models.parity import Parity, compare
-from mlaas.models.scores import canonical
-from mlaas.models.sentences import short
 from mlaas.models.trained import TrainedModel
 
-log = logging.getLogger(__name__)
-
 RESERVED = {MANIFEST, tfaas.PARAMS, tfaas.LABELS, "model.onnx", "saved_model.pb", "fingerprint.pb", "keras_metadata.pb"}.union(*native.FORMS.values())
-NATIVE_TOLERANCE = 1e-5  # the same library computes the same, up to how it splits sums over a batch
 RESERVED_FOLDERS = {"variables", "assets"}
 
 
@@ -98,10 +89,10 @@ def write_bundle(
     with staging.staged(target, replace=replace) as folder:
         _write_documents(folder, documents, files or {})
         draft = _draft(trained, chosen, version, tolerance, native.save(trained, folder), dict(provenance or {}))
-        draft, doubt = _judge_native(folder, trained, draft)
+        draft, doubt = judge_native(folder, trained, draft)
         if trained.framework == "keras":
-            draft = draft.model_copy(update={"saved_model": _write_saved_model(folder, trained, tolerance)})
-        draft = _judge_onnx(folder, trained, draft, tolerance)
+            draft = draft.model_copy(update={"saved_model": write_saved_model(folder, trained, tolerance)})
+        draft = judge_onnx(folder, trained, draft, tolerance)
         if doubt and not draft.onnx.accepted:
             raise BundleError(f"no form of the model gives its scores: native: loaded again, {doubt}; ONNX: {draft.onnx.reason}")
         staging.write_bytes(folder / tfaas.PARAMS, tfaas.params_text(draft, description).encode())
@@ -221,59 +212,4 @@ def _draft(trained: TrainedModel, name: str, version: int, tolerance: float, rec
         files={},
         versions=versions(framework),
         provenance=_plain(provenance),
-    )
-
-
-def _judge_native(folder: Path, trained: TrainedModel, draft: Manifest) -> tuple[Manifest, str]:
-    """Load the native form again and compare: what was written must be what was trained. Returns why it is in doubt, too, or ""."""
-    try:
-        verdict = compare(native_engine(folder, draft, trust=True).predict, trained, NATIVE_TOLERANCE)
-    except Exception as error:
-        staging.raise_if_full(error, folder)
-        verdict = Parity(False, None, short(error, folder))
-    note = draft.native.note
-    doubt = verdict.reason if len(trained.x) else ""
-    if doubt:
-        note = "; ".join(part for part in (note, f"loaded again, {verdict.reason}") if part)
-        log.warning("the native form of the %s model is in doubt: loaded again, %s", trained.framework, verdict.reason)
-    record = draft.native.model_copy(update={"difference": verdict.difference, "note": note})
-    return draft.model_copy(update={"native": record}), doubt
-
-
-def _judge_onnx(folder: Path, trained: TrainedModel, draft: Manifest, tolerance: float) -> Manifest:
-    """Convert to ONNX, pass it through the parity gate, and keep it only when it is accepted."""
-    data = b""
-    try:
-        data = serialise(canonical_graph(native.to_onnx(trained), trained.width, max(1, len(trained.classes))))
-        verdict = compare(onnx_engine(data, draft).predict, trained, tolerance)
-    except Exception as error:
-        staging.raise_if_full(error, folder)
-        verdict = Parity(False, None, f"conversion failed: {short(error, folder)}")
-    if verdict.accepted:
-        staging.write_bytes(folder / "model.onnx", data)
-    record = OnnxRecord(accepted=verdict.accepted, difference=verdict.difference, tolerance=tolerance, reason=verdict.reason)
-    return draft.model_copy(update={"onnx": record, "engine": "onnx" if verdict.accepted else "native"})
-
-
-def _write_saved_model(folder: Path, trained: TrainedModel, tolerance: float) -> SavedModelRecord:
-    """Write the SavedModel and compare it, run as TFaaS runs it."""
-    from mlaas.models import keras
-
-    try:
-        input_node, output_node = keras.save_saved_model(trained, folder)
-        raw = keras.saved_model_predict(folder, input_node, output_node, trained.wants_mask)
-        kind = trained.output if trained.output in ("value", "classes") else "classes" if trained.output == "logits" else "probability"
-        verdict = compare(lambda x, mask: canonical(raw(x, mask), kind), trained, tolerance)
-        if verdict.accepted and (input_node, output_node) != (keras.INPUT_NODE, keras.OUTPUT_NODE):
-            reason = f"its nodes are {input_node} and {output_node}, but TFaaS uses {keras.INPUT_NODE} and {keras.OUTPUT_NODE}"
-            verdict = Parity(False, verdict.difference, reason)
-    except Exception as error:
-        staging.raise_if_full(error, folder)
-        for part in ("saved_model", "variables", "assets"):
-            shutil.rmtree(folder / part, ignore_errors=True)
-        for part in ("saved_model.pb", "fingerprint.pb"):
-            (folder / part).unlink(missing_ok=True)
-        return SavedModelRecord(accepted=False, reason=f"conversion failed: {short(error, folder)}")
-    return SavedModelRecord(
-        input_node=input_node, output_node=output_node, accepted=verdict.accepted, difference=verdict.difference, reason=verdict.reason
     )

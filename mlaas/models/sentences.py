@@ -16,5 +16,5 @@ def short(error: BaseException, folder: Path | None = None) -> str:
     if not isinstance(error, MLaaSError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if folder is not None:
-        text = text.replace(f"{folder}/", "")
+        text = text.replace(f"{folder}/", "").replace(str(folder), "the bundle")
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

@@ -17,6 +17,7 @@ from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
 from mlaas.models.scores import Matrix, Output, canonical
 from mlaas.models.sentences import short
+from mlaas.models.sklearn_types import TRUSTED
 from mlaas.models.staging import is_full, write_bytes
 from mlaas.models.trained import RawPredict, TrainedModel
 from mlaas.models.trees import check_trees
@@ -26,64 +27,6 @@ log = logging.getLogger(__name__)
 
 FORM = "model.skops"
 PICKLE = "model.pickle"
-
-# Parts of fitted estimators that skops does not trust by default. None of them runs code of its own choosing when its state is set;
-# the arrays of trees are checked by `check_trees` before they are used.
-TRUSTED = frozenset(
-    {
-        "sklearn._loss.link.IdentityLink",
-        "sklearn._loss.link.Interval",
-        "sklearn._loss.link.LogLink",
-        "sklearn._loss.link.LogitLink",
-        "sklearn._loss.link.MultinomialLogit",
-        "sklearn._loss.loss.AbsoluteError",
-        "sklearn._loss.loss.ExponentialLoss",
-        "sklearn._loss.loss.HalfBinomialLoss",
-        "sklearn._loss.loss.HalfGammaLoss",
-        "sklearn._loss.loss.HalfMultinomialLoss",
-        "sklearn._loss.loss.HalfPoissonLoss",
-        "sklearn._loss.loss.HalfSquaredError",
-        "sklearn._loss.loss.HalfTweedieLoss",
-        "sklearn._loss.loss.HalfTweedieLossIdentity",
-        "sklearn._loss.loss.HuberLoss",
-        "sklearn._loss.loss.PinballLoss",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-        "sklearn.gaussian_process.kernels.CompoundKernel",
-        "sklearn.gaussian_process.kernels.ConstantKernel",
-        "sklearn.gaussian_process.kernels.DotProduct",
-        "sklearn.gaussian_process.kernels.Exponentiation",
-        "sklearn.gaussian_process.kernels.Matern",
-        "sklearn.gaussian_process.kernels.Product",
-        "sklearn.gaussian_process.kernels.RBF",
-        "sklearn.gaussian_process.kernels.RationalQuadratic",
-        "sklearn.gaussian_process.kernels.Sum",
-        "sklearn.gaussian_process.kernels.WhiteKernel",
-        "sklearn.linear_model._sgd_fast.EpsilonInsensitive",
-        "sklearn.linear_model._sgd_fast.Hinge",
-        "sklearn.linear_model._sgd_fast.ModifiedHuber",
-        "sklearn.linear_model._sgd_fast.SquaredEpsilonInsensitive",
-        "sklearn.linear_model._sgd_fast.SquaredHinge",
-        "sklearn.metrics._dist_metrics.ChebyshevDistance64",
-        "sklearn.metrics._dist_metrics.EuclideanDistance64",
-        "sklearn.metrics._dist_metrics.ManhattanDistance64",
-        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
-        "sklearn.neighbors._ball_tree.BallTree",
-        "sklearn.neighbors._kd_tree.KDTree",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-        "sklearn.tree._tree.Tree",
-        "sklearn.utils._bunch.Bunch",
-        "xgboost.core.Booster",
-        "xgboost.sklearn.XGBClassifier",
-        "xgboost.sklearn.XGBRFClassifier",
-        "xgboost.sklearn.XGBRFRegressor",
-        "xgboost.sklearn.XGBRegressor",
-    }
-)
 
 
 def save(trained: TrainedModel, folder: Path) -> NativeRecord:

@@ -23,7 +23,7 @@ from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
 from mlaas.models.scores import Matrix
 from mlaas.models.sentences import short
-from mlaas.models.staging import is_full
+from mlaas.models.staging import write_bytes
 from mlaas.models.trained import RawPredict, TrainedModel
 from mlaas.models.usercode import build, user_module
 
@@ -39,15 +39,14 @@ def save(trained: TrainedModel, folder: Path) -> NativeRecord:
 
     module = _for_inference(trained.model)
     save_model(module, str(folder / WEIGHTS))
+    program = io.BytesIO()  # written by ourselves: torch does not say why a write failed
     try:
         with _quiet():
-            torch.export.save(_export(module, trained), folder / FORM)
+            torch.export.save(_export(module, trained), program)
     except Exception as error:
-        if is_full(error):
-            raise
-        (folder / FORM).unlink(missing_ok=True)
         note = f"only the weights are kept, for the module that model.py builds, because torch.export cannot follow it: {short(error, folder)}"
         return NativeRecord(form=WEIGHTS, files=[WEIGHTS], trust=True, note=note)
+    write_bytes(folder / FORM, program.getvalue())
     note = "model.pt2 holds pickled parts, and weights.safetensors needs model.py: both are loaded only with trust"
     return NativeRecord(form=FORM, files=[FORM, WEIGHTS], trust=True, note=note)
 

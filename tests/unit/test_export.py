@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import warnings
 
 import numpy as np
@@ -30,13 +31,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from mlaas.errors import BundleError, ModelError
+from mlaas.errors import BundleError, ModelError, ResourceError
 from mlaas.models.bundle import read_bundle, write_bundle
 from mlaas.models.engine import load_engine
 from mlaas.models.graph import refuse_external_data
 from mlaas.models.parity import compare
 from mlaas.models.scores import canonical
-from tests.support.trained import BINARY, LABELS, MULTI, VALUES, WIDTH, X, fitted, logistic, trained
+from tests.support.trained import BINARY, LABELS, MULTI, VALUES, WIDTH, X, files, fitted, logistic, trained
 
 CLASSIFIERS = [
     MLPClassifier((8,), max_iter=50),
@@ -313,6 +314,24 @@ def test_torch(tmp_path, which):
     assert set(manifest.native.files) == {"model.pt2", "weights.safetensors"}
     with pytest.raises(BundleError, match="holds pickled parts"):
         load_engine(tmp_path / "b", "native")
+
+
+@pytest.mark.parametrize("part", ["weights.safetensors", "model.pt2"])
+def test_disk_full_while_torch_writes(tmp_path, part):
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(WIDTH, 64), torch.nn.Linear(64, 1))
+    with torch.no_grad():
+        model = trained(module, "torch", "logit", "binary", module(torch.from_numpy(X)).numpy())
+    write_bundle(tmp_path / "whole", model, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole" / part).stat().st_size - 1, limits[1]))
+    try:
+        with pytest.raises(ResourceError, match="disk is full"):
+            write_bundle(tmp_path / "b", model, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == {"whole"}
 
 
 CONTROL_FLOW = """
