@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from pathlib import Path
 from typing import Any
 
 import uproot
@@ -28,6 +30,7 @@ def open_events(path: str, *, tree: str | None = None, dtype: str | None = None,
         return open_table(path, format)
     file = _open(path)
     try:
+        _whole(file, path)
         found = _tree(file, path, tree)
         if file.classname_of(found).startswith("ROOT::"):
             return NtupleFile(path, file[found])
@@ -52,11 +55,22 @@ def trees(path: str) -> list[str]:
 def _open(path: str) -> Any:
     """The ROOT file, not split at a colon; a temporary copy where a server gives whole files only."""
     try:
-        return uproot.open({openable(path): None}, **storage_options(path))
+        file = uproot.open({openable(path): None}, **storage_options(path))
     except MLaaSError:
         raise
     except Exception as error:
         raise explain(path, error) from error
+    if Path(path).is_file() and (size := Path(path).stat().st_size) < file.file.fEND:
+        file.close()
+        raise DataError(f"{path} is truncated: {size:,} of {file.file.fEND:,} bytes are there; fetch or write it again")
+    return file
+
+
+def _whole(file: Any, path: str) -> None:
+    """A file that is shorter than its header says may still open; what is missing would be found out in the middle of the reading, or never."""
+    end = int(file.file.fEND)
+    if Path(path).is_file() and (size := Path(path).stat().st_size) < end:
+        raise DataError(f"{path} is truncated: it has {size:,} bytes of {end:,}; fetch or write it again")
 
 
 def _known(file: Any) -> list[str]:

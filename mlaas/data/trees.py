@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from uproot.behaviors.TBranch import TBranch
+from uproot.deserialization import DeserializationError
 from uproot.interpretation.grouped import AsGrouped
 from uproot.interpretation.jagged import AsJagged
 from uproot.interpretation.numerical import AsDtype, Numerical
@@ -23,6 +26,7 @@ from mlaas.data.files import Branch
 from mlaas.errors import DataError
 
 BATCH_BYTES = 24 << 20
+_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AssertionError, ArithmeticError, struct.error, zlib.error, DeserializationError)
 
 Offsets = npt.NDArray[np.int64]
 
@@ -265,7 +269,8 @@ class _Pass:
             values = column.values(stop, raws[key], stop - start)
         except Unusual:
             self._columns.pop(key, None)
-            values = self._handles[key].array(entry_start=start, entry_stop=stop, library="np")
+            found = self._uproot(key, start, stop)
+            values = found.flat if isinstance(found, Jagged) else found
         counts[key] = values
         starts = np.zeros(stop - start + 1, np.int64)
         np.cumsum(_lengths(values), out=starts[1:])
@@ -308,11 +313,18 @@ class _Pass:
             )
 
     def _uproot(self, name: str, start: int, stop: int) -> Column:
-        return to_column(self._handles[name].array(entry_start=start, entry_stop=stop, library="ak"))
+        try:
+            return to_column(self._handles[name].array(entry_start=start, entry_stop=stop, library="ak"))
+        except _DAMAGE as error:
+            why = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"[:160]
+            raise DataError(
+                f"{self._file.path} is damaged, or branch {name!r} is of a kind that cannot be read (entries {start} to {stop}: {why});"
+                " fetch or write the file again, or leave out the branch"
+            ) from error
 
 
 def _lengths(counts: Array) -> Array:
-    """The lengths that a counter's values mean: a negative one counts nothing, as in ROOT."""
+    """The lengths that a counter's values mean: a negative one, which only damage can make, counts nothing."""
     return np.maximum(counts, 0) if counts.dtype.kind == "i" else counts
 
 
