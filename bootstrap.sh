@@ -15,11 +15,11 @@ apt_updated=
 apt_install() {
     if [ -z "$apt_updated" ]; then
         say "apt-get update"
-        DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null >&2 || say "apt-get update failed; trying with the lists that are here"
+        DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null >/dev/null || say "apt-get update failed; trying with the lists that are here"
         apt_updated=1
     fi
     say "apt-get install $*"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" </dev/null >/dev/null
 }
 
 # system_package PROGRAM PACKAGE WHAT-FOR: a program that some parts need; its absence is told, not fatal (the tests list what they left out).
