@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pathlib import Path
 from typing import Any
 
 import uproot
@@ -55,15 +54,11 @@ def trees(path: str) -> list[str]:
 def _open(path: str) -> Any:
     """The ROOT file, not split at a colon; a temporary copy where a server gives whole files only."""
     try:
-        file = uproot.open({openable(path): None}, **storage_options(path))
+        return uproot.open({openable(path): None}, **storage_options(path))
     except MLaaSError:
         raise
     except Exception as error:
         raise explain(path, error) from error
-    if Path(path).is_file() and (size := Path(path).stat().st_size) < file.file.fEND:
-        file.close()
-        raise DataError(f"{path} is truncated: {size:,} of {file.file.fEND:,} bytes are there; fetch or write it again")
-    return file
 
 
 def _whole(file: Any, path: str) -> None:

@@ -169,7 +169,7 @@ def test_the_demo_in_other_layouts(tmp_path, layout):
 
 def test_an_empty_tree_and_one_event(tmp_path):
     with uproot.recreate(tmp_path / "a.root") as file:
-        file.mktree("none", {"x": "f4", "y": "var * f8"})
+        file.mktree("none", {"x": "f4", "y": "var * float64"})
     assert compare(tmp_path / "a.root", "none") == 3
     write_tree(tmp_path / "b.root", [{"x": np.array([1.5]), "y": ak.Array([[1, 2]]), "z": np.array([[1, 2]])}])
     assert compare(tmp_path / "b.root", "events", workers=2) == 4
