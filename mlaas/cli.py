@@ -234,6 +234,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return 2, f"the disk is full{f': {error.filename}' if error.filename else ''}; free some space, or set MLAAS_CACHE to another place"
+    if isinstance(error, PermissionError) and error.filename:
+        return 2, f"{error.filename}: access is refused; check its permissions"
     if isinstance(error, MemoryError):
         return 2, "the memory does not suffice; lower params.chunk_size or params.workers"
     return 1, f"a fault of the program: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]} (--debug shows where; please report it)"

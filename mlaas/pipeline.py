@@ -119,7 +119,7 @@ def _free(out: Path) -> None:
     parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
     if not parent.is_dir():
         raise BundleError(f"{out} cannot be written: {parent} is not a folder; choose another place with --fout")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise BundleError(f"{out} cannot be written: the folder {parent} may not be written to; choose another place with --fout")
 
 

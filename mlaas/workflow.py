@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -304,7 +305,14 @@ def _file_list(argument: str) -> list[str]:
     source = Path(argument)
     if not source.is_file():
         return paths
-    return [path if "://" in path or not (source.parent / path).is_file() or Path(path).is_file() else str(source.parent / path) for path in paths]
+    return [_beside(source, path) for path in paths]
+
+
+def _beside(source: Path, path: str) -> str:
+    """A path from the folder of the list that names it, if it is there and not here."""
+    there = source.parent / path
+    # not Path.is_file, which raises where a folder may not be entered: whoever opens the file says so
+    return path if "://" in path or os.path.isfile(path) or not os.path.isfile(there) else str(there)  # noqa: PTH113
 
 
 def _not_a_missing_list(argument: str, field: str) -> None:

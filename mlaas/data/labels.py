@@ -33,11 +33,13 @@ def make_labels(given: str | Sequence[Label | None], task: str, classes: Sequenc
     known = [_normal(label) for label in given if label is not None]
     order = [_normal(value) for value in classes] or _ascending(known)
     if len(set(order)) < 2:
-        raise DataError(f"labels: all files have the label {order[0]}; classification needs at least two classes")
+        raise DataError(f"labels: all files have the label {_shown(order[0])}; classification needs at least two classes")
     for (path, _), label in zip(files, known, strict=True):
         if label not in order:
-            raise DataError(f"labels: {path} has the label {label}, which is not one of params.classes {', '.join(map(str, order))}")
-    missing = [str(value) for value in order if not any(label == value and summary.events for label, (_, summary) in zip(known, files, strict=True))]
+            raise DataError(f"labels: {path} has the label {_shown(label)}, which is not one of params.classes {', '.join(map(_shown, order))}")
+    missing = [
+        _shown(value) for value in order if not any(label == value and summary.events for label, (_, summary) in zip(known, files, strict=True))
+    ]
     if missing:
         raise DataError(f"labels: no event of class {missing[0]} is left after cuts, so it cannot be learned")
     return Labels("classification", order, [order.index(label) for label in known])
@@ -83,6 +85,11 @@ def _normal(label: Label) -> float | str:
         return float(label)
     except ValueError:
         return str(label)
+
+
+def _shown(label: float | str) -> str:
+    """As the user wrote it: 1, not 1.0."""
+    return f"{label:g}" if isinstance(label, float) else label
 
 
 def _ascending(labels: Sequence[float | str]) -> list[float | str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import lzma
+import os
 import re
 import struct
 import zlib
@@ -81,6 +82,8 @@ def explain(path: str, error: BaseException) -> UserError:
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         return explain(path, error.__cause__)  # fsspec says so of every HTTP server that it cannot ask
     name, text = redacted(path), _text(error)
+    if _is_empty(path):
+        return DataError(f"{name} is empty: it has no bytes; fetch or write it again")
     if isinstance(error, ImportError) or "install " in text.lower():
         for word, (package, extra) in _EXTRAS.items():
             if word in text.lower():
@@ -91,6 +94,14 @@ def explain(path: str, error: BaseException) -> UserError:
         if sentence := judge(name, scheme(path), error, text):
             return DataError(sentence)
     return DataError(f"{name} cannot be read: {_first_line(error)}")
+
+
+def _is_empty(path: str) -> bool:
+    """Whether a local file has no bytes."""
+    try:
+        return not scheme(path) and os.path.isfile(path) and os.path.getsize(path) == 0  # noqa: PTH113, PTH202
+    except OSError:
+        return False
 
 
 def _absent(name: str, protocol: str, error: BaseException, text: str) -> str:

@@ -6,6 +6,7 @@ framework, in its own safe form), `best` (weights of the best model so far, when
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -72,7 +73,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
-        raise ResourceError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise ResourceError(f"the checkpoint {path} cannot be written: {'the disk is full' if full else error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
 
