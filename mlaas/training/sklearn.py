@@ -72,9 +72,10 @@ class _Estimator:
 
         if not data:
             raise DataError(f"the checkpoint does not hold the {type(self.model).__name__}, which cannot be stored: train anew, without resume")
-        expected = set(skops.io.get_untrusted_types(data=skops.io.dumps(self.model)))
-        found = skops.io.get_untrusted_types(data=data)
-        self.model = skops.io.loads(data, trusted=[name for name in found if name in expected or name.startswith("sklearn.")])
+        from mlaas.models.sklearn import TRUSTED
+
+        expected = TRUSTED.union(skops.io.get_untrusted_types(data=skops.io.dumps(self.model)))
+        self.model = skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if name in expected])
 
     def _weights(self, method: str, weight: npt.NDArray[np.float32]) -> dict[str, Any]:
         key = weight_key(self.model, method)

@@ -73,10 +73,9 @@ def test_files_beside_it_can_be_imported_and_the_path_is_as_before(tmp_path):
     import sys
 
     (tmp_path / "parts_of_mine.py").write_text("WIDTH = 7\n")
-    path = write(
-        tmp_path,
-        "from parts_of_mine import WIDTH\nfrom dataclasses import dataclass\n@dataclass\nclass Net:\n    n: int\ndef model(idim):\n    return Net(idim + WIDTH)\n",
-    )
+    text = "from dataclasses import dataclass\nfrom parts_of_mine import WIDTH\n"
+    text += "@dataclass\nclass Net:\n    n: int\ndef model(idim):\n    return Net(idim + WIDTH)\n"
+    path = write(tmp_path, text)
     before = list(sys.path)
     assert build(path, 3, Params()).n == 10
     assert sys.path == before
