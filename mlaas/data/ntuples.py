@@ -38,13 +38,15 @@ class NtupleFile:
         if isinstance(form, ak.forms.RecordForm):
             for field, content in zip(form.fields, form.contents, strict=True):
                 self._describe(f"{name}.{field}", content, collection)
-        elif isinstance(form, ak.forms.NumpyForm) and not form.inner_shape:
+        elif _plain(form):
             kind: Kind = "flat" if collection is None else "jagged"
             self._usable[name] = Branch(name, np.dtype(form.primitive), kind, collection or "")
         elif isinstance(form, ak.forms.ListOffsetForm) and collection is None and form.parameter("__array__") is None:
             self._describe(name, form.content, name)
+        elif isinstance(form, ak.forms.RegularForm) and collection is None and _plain(form.content) and form.size:
+            self._usable[name] = Branch(name, np.dtype(form.content.primitive), "jagged", f"[{form.size}]")
         else:
-            self._others[name] = "strings" if form.parameter("__array__") in {"string", "char"} else f"type {form.type}"
+            self._others[name] = _reason(form, collection)
 
     @property
     def events(self) -> int:
@@ -52,21 +54,23 @@ class NtupleFile:
         return int(self._ntuple.num_entries)
 
     def batches(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Columns]:
-        """Entries start..stop in order, some 24 MB at a time, cut where clusters end when they are not too large."""
+        """Entries start..stop in order, some 24 MB at a time: whole clusters, or parts of one that is larger.
+
+        uproot decompresses whole clusters whatever part of them is asked for, so a large one is read once and then cut.
+        """
         stop = self.events if stop is None else min(stop, self.events)
+        ends = np.cumsum([cluster.num_entries for cluster in self._ntuple.cluster_summaries])
+        step = 1
         while start < stop and names:
-            end = self._end(start, stop, len(names))
+            later = ends[ends > start]
+            whole = later[later <= start + step]
+            end = int(min(stop, whole[-1] if len(whole) else later[0]))
             array = self._ntuple.arrays(list(names), entry_start=start, entry_stop=end)
             offsets: dict[bytes, npt.NDArray[np.int64]] = {}
-            yield Columns(end - start, {name: self._column(array, name, offsets) for name in names})
+            columns = Columns(end - start, {name: self._column(array, name, offsets) for name in names})
+            step = max(1, int(BATCH_BYTES * columns.n / max(1, columns.nbytes)))
+            yield from (columns.slice(first, min(first + step, columns.n)) for first in range(0, columns.n, step))
             start = end
-
-    def _end(self, start: int, stop: int, fields: int) -> int:
-        """The end of the batch: whole clusters up to about BATCH_BYTES at eight bytes and four values per field."""
-        limit = start + max(1000, BATCH_BYTES // (32 * fields))
-        ends = np.cumsum([cluster.num_entries for cluster in self._ntuple.cluster_summaries])
-        inside = ends[(ends > start) & (ends <= limit)]
-        return int(min(stop, inside[-1] if len(inside) else limit))
 
     def _column(self, array: Any, name: str, offsets: dict[bytes, npt.NDArray[np.int64]]) -> Column:
         for part in self._path(name, array):
@@ -93,3 +97,14 @@ class NtupleFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _plain(form: Any) -> bool:
+    return isinstance(form, ak.forms.NumpyForm) and not form.inner_shape
+
+
+def _reason(form: Any, collection: str | None) -> str:
+    """Why a field, or what a collection holds, cannot be a feature."""
+    if form.parameter("__array__") in {"string", "char"}:
+        return "strings"
+    return f"lists of type {form.type}" if collection else f"type {form.type}"
