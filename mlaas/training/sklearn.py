@@ -72,7 +72,7 @@ class _Estimator:
 
         if not data:
             raise DataError(f"the checkpoint does not hold the {type(self.model).__name__}, which cannot be stored: train anew, without resume")
-        from mlaas.models.sklearn import TRUSTED
+        from mlaas.models.sklearn_types import TRUSTED
 
         expected = TRUSTED.union(skops.io.get_untrusted_types(data=skops.io.dumps(self.model)))
         self.model = skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if name in expected])
