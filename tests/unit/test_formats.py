@@ -5,11 +5,14 @@ import datetime
 import decimal
 import gzip
 import io
+import itertools
 import json
 import lzma
 import math
 import os
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import awkward as ak
 import fastavro
@@ -23,9 +26,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas.data.columns import Jagged, concatenate
+from mlaas.data.files import Branch
 from mlaas.data.formats import lines as lines_module
 from mlaas.data.formats import open_table
+from mlaas.data.formats.avro_records import decode, program
 from mlaas.data.formats.lines import line_blocks
+from mlaas.data.formats.types import Leaf
 from mlaas.errors import DataError
 
 nan = math.nan
@@ -581,6 +587,93 @@ def test_avro_shares_offsets_and_packs(tmp_path):
         assert table.events == 10
         (batch,) = table.batches(["jets.pt", "jets.q"])
     assert batch["jets.pt"].offsets is batch["jets.q"].offsets
+
+
+def test_avro_with_a_type_that_contains_itself(tmp_path):
+    node = {"type": "record", "name": "Node", "fields": [{"name": "value", "type": "int"}, {"name": "next", "type": ["null", "Node"]}]}
+    schema = {"type": "record", "name": "E", "fields": [{"name": "x", "type": "double"}, {"name": "chain", "type": node}, SCHEMA["fields"][8]]}
+    with (tmp_path / "a.avro").open("wb") as file:
+        records = [{"x": i / 2, "chain": {"value": i, "next": {"value": 0, "next": None}}, "l": [1.0] * i} for i in range(5)]
+        fastavro.writer(file, schema, records)
+    found = read(tmp_path / "a.avro", "avro", ["x", "l"])
+    same(found, {"x": [0.0, 0.5, 1.0, 1.5, 2.0], "l": [[1.0] * i for i in range(5)]})
+    _, excluded = described(tmp_path / "a.avro", "avro")
+    assert excluded == {"chain.next": "holds values of different types from event to event"}
+
+
+NUMBERS = {
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(width=32),
+    "double": st.floats(),
+    "boolean": st.booleans(),
+    "string": st.text(max_size=3),
+    "bytes": st.binary(max_size=3),
+}
+
+
+COUNTER = itertools.count()
+
+
+@st.composite
+def avro_types(draw, depth=0):
+    """An Avro type and a strategy for its values."""
+    kind = draw(st.sampled_from(list(NUMBERS) + ["null or", "array", "map", "record"] * (depth < 3)))
+    if kind in NUMBERS:
+        return kind, NUMBERS[kind]
+    inner, values = draw(avro_types(depth=depth + 1))
+    match kind:
+        case "null or":
+            if isinstance(inner, list):
+                return inner, values
+            return (["null", inner] if draw(st.booleans()) else [inner, "null"]), st.none() | values
+        case "array":
+            return {"type": "array", "items": inner}, st.lists(values, max_size=4)
+        case "map":
+            return {"type": "map", "values": inner}, st.dictionaries(st.text(max_size=2), values, max_size=2)
+    other, others = draw(avro_types(depth=depth + 1))
+    name = f"R{next(COUNTER)}"
+    return {"type": "record", "name": name, "fields": [{"name": "a", "type": inner}, {"name": "b", "type": other}]}, st.fixed_dictionaries(
+        {"a": values, "b": others}
+    )
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_avro_decoded_by_the_loop_equals_fastavro(data):
+    fields = [data.draw(avro_types()) for _ in range(data.draw(st.integers(1, 4)))]
+    schema = {"type": "record", "name": "E", "fields": [{"name": f"f{i}", "type": kind} for i, (kind, _) in enumerate(fields)]}
+    records = data.draw(st.lists(st.fixed_dictionaries({f"f{i}": values for i, (_, values) in enumerate(fields)}), min_size=1, max_size=6))
+    with tempfile.TemporaryDirectory() as folder:
+        with Path(folder, "a.avro").open("wb") as file:
+            fastavro.writer(file, schema, records, sync_interval=data.draw(st.integers(1, 100)))
+        with open_table(f"{folder}/a.avro", "avro") as table:
+            names = list(table.branches)
+            if not names:
+                return
+            leaves = [table._leaf(name) for name in names]
+            fast = concatenate(list(table.batches(names)))
+            table._program = lambda wanted: None
+            slow = concatenate(list(table._read(leaves, 0, len(records))))
+    for name in names:
+        assert repr(plain(fast[name])) == repr(plain(slow[name]))
+
+
+@given(st.binary(max_size=60), st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_avro_bytes_that_are_damaged_are_refused_or_read_but_never_overrun(noise, place):
+    file = io.BytesIO()
+    fastavro.schemaless_writer(file, fastavro.parse_schema(SCHEMA), record(7))
+    good = file.getvalue()
+    damaged = good[:place] + noise + good[place + len(noise) :]
+    schema = fastavro.parse_schema(SCHEMA)
+    leaf = Leaf(Branch("l", np.dtype(np.float32), "jagged"), ("l",))
+    try:
+        found = decode(program(schema, [leaf, Leaf(Branch("last", np.dtype(np.int32), "flat"), ("last",))]), damaged, 1)
+    except ValueError:
+        return
+    assert len(found["last"]) == 1
+    assert len(found["l"].content) == found["l"].offsets[-1]
 
 
 @pytest.mark.parametrize("cut", [5, 60, -30, -1])

@@ -12,12 +12,13 @@ from fastavro.schema import SchemaParseException
 from mlaas.data.access import open_binary, redacted
 from mlaas.data.columns import Columns
 from mlaas.data.formats.arrow import columns
-from mlaas.data.formats.table import Table
+from mlaas.data.formats.avro_records import NoProgramError, Program, decode, program
+from mlaas.data.formats.table import BATCH_BYTES, Table
 from mlaas.data.formats.types import MIXED, Leaf, leaves, merged, nullable
 from mlaas.data.trouble import reading
 from mlaas.errors import DataError
 
-_EVENTS = 20_000
+_DECODE_BYTES = BATCH_BYTES // 4  # a byte can become a value of 8 bytes
 _PRIMITIVE = {
     "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
     "string": pa.string(), "bytes": pa.binary(), "enum": pa.string(), "fixed": pa.binary(),
@@ -81,20 +82,44 @@ class AvroFile(Table):
             yield item
 
     def _read(self, wanted: Sequence[Leaf], start: int, stop: int) -> Iterator[Columns]:
-        tops = {leaf.path[0] for leaf in wanted}
-        kind = pa.struct([field for field in self._arrow if field.name in tops])
+        prepared = self._program(wanted)
+        waiting: list[Any] = []
+        position = begin = size = 0
         with open_binary(self.path) as stream:
-            position, waiting = 0, []
-            for block in self._guarded(self._blocks(stream, self._projection(tops))):
+            for block in self._guarded(self._blocks(stream, None if prepared else self._projection({leaf.path[0] for leaf in wanted}))):
                 first, position = position, position + block.num_records
                 if position <= start:
                     continue
-                waiting += list(self._guarded(block))[max(0, start - first) : stop - first]
-                if len(waiting) >= _EVENTS or position >= stop:
-                    yield columns(pa.RecordBatch.from_struct_array(pa.array(waiting, kind)), wanted)
-                    waiting = []
+                begin = begin if waiting else first
+                waiting.append(block)
+                size += block.bytes_.getbuffer().nbytes
+                if size >= _DECODE_BYTES or position >= stop:
+                    batch = self._decoded(waiting, prepared) if prepared else self._built(waiting, wanted)
+                    yield batch.slice(max(0, start - begin), min(len(batch), stop - begin))
+                    waiting, size = [], 0
                 if position >= stop:
                     return
+        raise DataError(f"{redacted(self.path)} became shorter while it was read; start again when nobody writes it")
+
+    def _program(self, wanted: Sequence[Leaf]) -> Program | None:
+        """None where only fastavro can walk through the records: a type, perhaps of a field that nobody wants, contains itself."""
+        try:
+            return program(self._schema, wanted)
+        except NoProgramError:
+            return None
+
+    def _decoded(self, blocks: Sequence[Any], prepared: Program) -> Columns:
+        """The records of blocks by the compiled loop."""
+        try:
+            return decode(prepared, b"".join(block.bytes_.getbuffer() for block in blocks), sum(block.num_records for block in blocks))
+        except ValueError as error:
+            raise self._broken(error) from None
+
+    def _built(self, blocks: Sequence[Any], wanted: Sequence[Leaf]) -> Columns:
+        """The records of blocks by fastavro."""
+        kind = pa.struct([field for field in self._arrow if field.name in {leaf.path[0] for leaf in wanted}])
+        records = [record for block in blocks for record in self._guarded(block)]
+        return columns(pa.RecordBatch.from_struct_array(pa.array(records, kind)), wanted)
 
     def _projection(self, names: set[str]) -> Any:
         """A schema with the fields that are asked for only, which saves decoding the others; None where a field uses a type that another defines."""
