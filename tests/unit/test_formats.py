@@ -562,7 +562,7 @@ def avro_wanted(indices):
     }
 
 
-@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz", "snappy"])
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2", "xz", "snappy", "zstandard"])
 def test_avro(tmp_path, codec):
     with (tmp_path / "a.avro").open("wb") as file:
         fastavro.writer(file, SCHEMA, [record(i) for i in range(40)], codec=codec, sync_interval=300)

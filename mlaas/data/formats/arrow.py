@@ -25,7 +25,7 @@ def columns(batch: pa.RecordBatch, wanted: Sequence[Leaf]) -> Columns:
     for leaf in wanted:
         values, offsets = _descend(arrays[leaf.path[0]], leaf.path[1:])
         content = _values(values, leaf.branch)
-        data[leaf.branch.name] = content if offsets is None else Jagged(content, _shared(offsets, shared))
+        data[leaf.branch.name] = content if offsets is None else Jagged(content, shared_offsets(offsets, shared))
     return Columns(batch.num_rows, data)
 
 
@@ -92,7 +92,7 @@ def _view(array: pa.Array) -> Array:
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize) if len(array) else np.empty(0, dtype)
 
 
-def _shared(offsets: Offsets, known: list[Offsets]) -> Offsets:
+def shared_offsets(offsets: Offsets, known: list[Offsets]) -> Offsets:
     """An equal array among those known, or this one, which is known from now on."""
     for other in known:
         if other[-1] == offsets[-1] and np.array_equal(other, offsets):

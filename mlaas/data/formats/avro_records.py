@@ -15,6 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from mlaas.data.columns import Column, Columns, Jagged
+from mlaas.data.formats.arrow import shared_offsets
 from mlaas.data.formats.types import Leaf
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,7 +161,8 @@ def decode(prepared: Program, data: bytes, events: int) -> Columns:
     np.cumsum(ends, out=starts[1:])
     bits = np.empty(starts[-1], np.int64)
     _run(prepared.code, raw, True, starts[:-1].copy(), bits, prepared.floats, counts)
-    offsets = [np.concatenate([np.zeros(1, np.int64), np.cumsum(row)]) for row in counts.T]
+    known: list[Ints] = []
+    offsets = [shared_offsets(np.concatenate([np.zeros(1, np.int64), np.cumsum(row)]), known) for row in counts.T]
     out: dict[str, Column] = {}
     for number, leaf in enumerate(prepared.wanted):
         part = bits[starts[number] : starts[number + 1]]
