@@ -67,8 +67,9 @@ class Features:
         return 0.0 if math.isnan(self.padding) else self.padding
 
     def define(self, columns: Columns) -> Columns:
-        """The columns of the matrix, new branches among them, from raw ones; no event is left out."""
-        return self._plan.define(columns).only([slot.name for slot in self.layout.slots])
+        """The columns of the matrix that can be had, new branches among them, from raw ones; no event is left out."""
+        made = self._plan.define(columns)
+        return made.only([slot.name for slot in self.layout.slots if slot.name in made])  # `Layout.bind` names what is missing
 
     def vectorise(self, columns: Columns) -> tuple[Matrix, Mask]:
         """Raw branches to what the model sees: matrix, shape (n, width), float32, finite; mask of the same shape, true where padded."""

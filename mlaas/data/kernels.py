@@ -53,8 +53,23 @@ def _pointer(typing: Any, address: Any, example: Any) -> Any:
     return pointer(types.uintp, example), generate
 
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 _at: Any = _pointer  # numba supplies the first argument
 carray: Any = numba.carray  # type: ignore[attr-defined]
+
+
+@kernel
+def _unusual(value: float, low: float, high: float, scale: float, nan: float) -> float:
+    """What NaN, infinities and values beyond float32 become: `nan`, the ends of the range, the largest float32."""
+    if value != value:
+        return nan
+    if value == np.inf:
+        value = high
+    elif value == -np.inf:
+        value = low
+    scaled = (value * 0.5 - low * 0.5) * (scale * 2.0)  # the difference of two large values may overflow
+    return min(max(scaled, -FLOAT32_MAX), FLOAT32_MAX)
 
 
 @kernel
@@ -87,8 +102,8 @@ def _put(
         for item in range(count):
             value = np.float64(values[np.uint64(begin + item)])
             scaled = (value - low) * scale
-            if scaled - scaled != 0.0:  # NaN or infinite
-                scaled = np.float64(nan if value != value else (high - low) * scale if value > 0 else 0.0)
+            if not abs(scaled) <= FLOAT32_MAX:
+                scaled = np.float64(_unusual(value, low, high, scale, nan))
             x[np.uint64(base + item)] = scaled
         if masked:
             for item in range(count):

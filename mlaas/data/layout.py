@@ -69,10 +69,9 @@ class Layout:
         """Offset, upper end and factor of each slot; a constant branch has offset 0 and factor 1."""
         low = np.array([slot.low for slot in self.slots], np.float64)
         high = np.array([slot.high for slot in self.slots], np.float64)
-        span = high - low
-        constant = ~(span > 0)
-        with np.errstate(divide="ignore"):
-            scale = np.where(constant, 1.0, 1.0 / np.where(constant, 1.0, span))
+        half = high * 0.5 - low * 0.5  # high - low may overflow
+        constant = ~(half >= np.finfo(np.float64).tiny)  # smaller: the factor would overflow
+        scale = np.where(constant, 1.0, 0.5 / np.where(constant, 1.0, half))
         return np.where(constant, 0.0, low), high, scale
 
     def bind(self, columns: Columns) -> Bound:

@@ -7,6 +7,7 @@ a branch without any finite value has none.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -135,7 +136,8 @@ def published(specs: Specs, files: Iterable[tuple[str, int]]) -> dict[str, Any]:
 
 def _zero(found: BranchSpecs) -> float:
     """Where 0 lies after normalisation."""
-    return 0.0 if found.empty or found.high == found.low else -found.low / (found.high - found.low)
+    half = 0.0 if found.empty else found.high / 2 - found.low / 2  # the whole may overflow
+    return -found.low / 2 / half if half >= sys.float_info.min else 0.0
 
 
 def override(specs: Specs, document: Mapping[str, Any]) -> Specs:
@@ -147,14 +149,19 @@ def override(specs: Specs, document: Mapping[str, Any]) -> Specs:
     for name, found in specs.branches.items():
         try:
             low, high = document["minv"][name], document["maxv"][name]
-            longest = int(document["jdim"][name]) if found.kind == "jagged" else 1
+            length = float(document["jdim"][name]) if found.kind == "jagged" else 1.0
+            longest = int(length)
             low = math.inf if low is None else float(low)
             high = -math.inf if high is None else float(high)
         except KeyError as error:
             known = document.get("minv", {}) if isinstance(document.get("minv"), Mapping) else {}
             raise DataError(f"specs: the given specs lack {error}{nearest(name, known)}; they belong to other files, so leave out --specs") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"specs: the entry of {name!r} is not a number ({error})") from None
+        if not (low <= high and math.isfinite(low) and math.isfinite(high)) and (low, high) != (math.inf, -math.inf):
+            raise DataError(f"specs: the range of {name!r} is {low:g} to {high:g}; give finite numbers with minv <= maxv, or null for both")
+        if longest != length:
+            raise DataError(f"specs: jdim of {name!r} is {length:g}; give a whole number")
         if longest < found.longest:
             raise DataError(
                 f"specs: jdim of {name!r} is {longest}, but the files hold lists of {found.longest}; leave out --specs to compute them anew"
