@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from mlaas.training import devices, legacy
 from mlaas.workflow import Params
 
 MODULE = "mlaas_user_model"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _EXTRAS = {"tensorflow": "keras", "keras": "keras", "torch": "torch", "xgboost": "xgboost", "fastai": "fastai"}
 
 
@@ -162,6 +164,9 @@ def describe(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):  # Keras puts the cause below
+        lines = lines[1:]
+    text = lines[0] if lines else ""
     text = text if len(text) <= 300 else text[:297] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
