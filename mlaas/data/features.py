@@ -101,5 +101,5 @@ class Features:
             padding = math.nan if document["padding"] is None else float(document["padding"])
             preproc = Preproc.model_validate(document["preproc"])
             return cls(layout_from_json(document["slots"]), preproc, tuple(document["wanted"]), sources, document["tree"], padding)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"features.json is damaged: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"features.json is damaged: {str(error).splitlines()[0]}") from error
