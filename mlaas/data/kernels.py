@@ -105,8 +105,7 @@ def _put(
             if not abs(scaled) <= FLOAT32_MAX:
                 scaled = np.float64(_unusual(value, low, high, scale, nan))
             x[np.uint64(base + item)] = scaled
-        if masked:
-            for item in range(count):
+            if masked:
                 mask[np.uint64(base + item)] = False
         base += stride
 

@@ -198,10 +198,7 @@ class _Pass:
         """Batches of about BATCH_BYTES that end where baskets end, if the branches' baskets have common ends."""
         size = sum(int(self._handles[name].uncompressed_bytes) for name in self._names) / max(1, self._file.events)
         step = max(1, int(BATCH_BYTES / max(size, 1e-9)))
-        common: npt.NDArray[Any] | None = None
-        for column in self._columns.values():
-            common = column.entries if common is None else np.intersect1d(common, column.entries, assume_unique=False)
-        edges = common if common is not None else np.empty(0, np.int64)
+        edges = self._common_ends()
         out = []
         while start < stop:
             ahead = edges[(edges > start) & (edges <= start + step)]
@@ -209,6 +206,17 @@ class _Pass:
             out.append((start, end))
             start = end
         return out
+
+    def _common_ends(self) -> Offsets:
+        """The entries at which a basket of every branch ends."""
+        common: Offsets | None = None
+        for name in [*self._names, *(key for key in self._columns if key not in self._names)]:
+            try:
+                ends = np.asarray(self._handles[name].entry_offsets, np.int64)
+            except ValueError:  # baskets that do not add up: uproot reads this branch, or says why it cannot
+                continue
+            common = np.unique(ends) if common is None else np.intersect1d(common, ends)
+        return np.empty(0, np.int64) if common is None else common
 
     def run(self, bounds: list[tuple[int, int]], source: ByteSource, pool: ThreadPoolExecutor | None) -> Iterator[Columns]:
         """Read batch after batch; for remote files the next batch's bytes travel while this one is decoded."""
