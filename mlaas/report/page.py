@@ -66,7 +66,7 @@ def commands(data: ReportData) -> Mapping[str, str]:
     if data.commands or not data.bundle:
         return data.commands
     bundle = shlex.quote(data.bundle)
-    return {"Predict from raw events": f"mlaas predict {bundle} FILE...", "Train again and compare": f"mlaas replay {bundle}"}
+    return {"Predict from raw events": f"mlaas predict {bundle} FILE...", "Train again and compare": f"mlaas replay {bundle} --trust"}
 
 
 def metrics_table(data: ReportData) -> tuple[list[str], list[tuple[str, list[str]]]]:
