@@ -15,7 +15,9 @@ from mlaas.workflow import Params
 
 def adapt_learner(model: Any, problem: Problem, params: Params) -> TorchAdapter:
     """Take a Learner's parts: `model`, `loss_func`, `opt_func` with `lr`, `wd` and `splitter`. Raises ModelError."""
-    if not hasattr(model, "opt_func") or not hasattr(model, "loss_func"):
+    from fastai.learner import Learner
+
+    if not isinstance(model, Learner):
         raise ModelError(f"model.py returned fastai's {type(model).__name__}: return a Learner")
     adapter = adapt_torch(model.model if model.loss_func is None else (model.model, model.loss_func), problem, params)
     adapter.optimizer = _Stepper(model, adapter.device)

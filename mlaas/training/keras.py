@@ -20,6 +20,7 @@ from mlaas.errors import ModelError
 from mlaas.models.scores import Output, canonical
 from mlaas.training import arrays
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, framework_errors
+from mlaas.training.probes import far_inputs
 from mlaas.workflow import Params
 
 BLOCK_BATCHES = 64
@@ -228,11 +229,10 @@ def _wanted(problem: Problem) -> str:
 
 def _probe(model: Any, width: int, two: bool, rows: int = 256) -> Any:
     """The output for inputs far beyond the usual range."""
-    generator = np.random.default_rng(0)
-    x = generator.normal(scale=30.0, size=(rows, width)).astype(np.float32)
+    x, mask = far_inputs(rows, width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # refused below, in our words
-        found = model([x, np.zeros_like(x)] if two else x, training=False)
+        found = model([x, mask] if two else x, training=False)
     return found if isinstance(found, list | tuple | dict) else np.asarray(found)
 
 
@@ -303,7 +303,7 @@ def _output(model: Any, problem: Problem, units: int, loss: Any, two: bool) -> t
 
 
 def _bounded(found: npt.NDArray[Any]) -> bool:
-    return bool((found >= 0).all() and (found <= 1).all())
+    return bool((found >= 0).all() and (found <= 1).all() and np.ptp(found) > 0)
 
 
 def _target(problem: Problem, units: int, loss: Any, model: Any) -> Target:

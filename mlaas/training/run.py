@@ -151,7 +151,11 @@ class Run:
 
     def cancelled(self) -> Cancelled:
         """The exception that says how far the training is and what remains."""
-        kept = f"its last checkpoint is {self.path}; resume goes on from there" if self.path.exists() else "there was no checkpoint yet"
+        kept = (
+            f"its last checkpoint is {self.path}; run again with --resume to go on from there"
+            if self.path.exists()
+            else "there was no checkpoint yet"
+        )
         return Cancelled(f"the training was stopped in epoch {self.state.epoch + 1}: {kept}")
 
     # ---- chunks

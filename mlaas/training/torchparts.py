@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mlaas.errors import ModelError, WorkflowError, nearest
 from mlaas.models.scores import Output
 from mlaas.training.adapter import Problem
+from mlaas.training.probes import far_inputs
 from mlaas.workflow import Params
 
 Target = Literal["like", "index", "onehot"]
@@ -60,13 +61,21 @@ def _by_kind(items: list[Any]) -> tuple[Any, Any, Any]:
     for item in items:
         if module is None:
             module = item
-        elif hasattr(item, "zero_grad") and hasattr(item, "param_groups"):
+        elif _is_optimizer(item):
             optimizer = item
         elif callable(item) or isinstance(item, str):
             loss = item
         elif item is not None:
             raise ModelError(f"model.py returned {type(item).__name__} beside the torch module: return (module, loss, optimizer)")
     return module, loss, optimizer
+
+
+def _is_optimizer(item: Any) -> bool:
+    """An optimiser, its class, or a partial of the class."""
+    import torch
+
+    made = item.func if isinstance(item, functools.partial) else item
+    return isinstance(item, torch.optim.Optimizer) or (inspect.isclass(made) and issubclass(made, torch.optim.Optimizer))
 
 
 def wants_mask(module: Any) -> bool:
@@ -85,14 +94,14 @@ def wants_mask(module: Any) -> bool:
 
 
 def probe(module: Any, width: int, mask: bool, device: str) -> npt.NDArray[Any]:
-    """The output for inputs far beyond the usual range, shape (256, ...); generators of random numbers are left as they were."""
+    """The output for inputs (and masks) far beyond the usual range, shape (256, ...); generators of random numbers are left as they were."""
     import torch
 
-    x = torch.as_tensor(np.random.default_rng(0).normal(scale=30.0, size=(256, width)).astype(np.float32), device=device)
+    x, padding = (torch.as_tensor(array, device=device) for array in far_inputs(256, width))
     state = torch.get_rng_state()
     module.eval()
     with torch.no_grad():
-        found = module(x, torch.zeros_like(x)) if mask else module(x)
+        found = module(x, padding) if mask else module(x)
     torch.set_rng_state(state)
     if not isinstance(found, torch.Tensor):
         raise ModelError(f"the torch module returns {type(found).__name__}: it must return one tensor")
@@ -119,8 +128,8 @@ def shape_of(module: Any, found: npt.NDArray[Any], count: int) -> Shape:
     inside = bool((found >= 0).all() and (found <= 1).all())
     if inside and count >= 2 and (last == "Softmax" or np.allclose(found.sum(axis=1), 1, atol=1e-4)):
         return "softmax"
-    ended_linear = last == "Linear" and type(module).__name__ == "Sequential"
-    return "sigmoid" if inside and not ended_linear else "bare"
+    varies = bool(np.ptp(found) > 0) and not (last == "Linear" and type(module).__name__ == "Sequential")
+    return "sigmoid" if inside and (varies or last == "Sigmoid") else "bare"
 
 
 def find_loss(module: Any, given: Any, params: Params) -> Any:
@@ -253,7 +262,7 @@ def labels(y: Any, output: Any, target: Target) -> Any:
 def find_optimizer(module: Any, given: Any, params: Params) -> tuple[Any, Any]:
     """The optimiser and the learning rate's scheduler (or None), in the order that `adapt_torch` names."""
     if given is not None:
-        return (given, None) if hasattr(given, "step") else (given(module.parameters()), None)
+        return _given(given, module, params), None
     configure = getattr(module, "configure_optimizers", None)
     if callable(configure):
         return _configured(configure())
@@ -261,6 +270,14 @@ def find_optimizer(module: Any, given: Any, params: Params) -> tuple[Any, Any]:
     if own is not None and hasattr(own, "step"):
         return own, None
     return named_optimizer(params)(module.parameters(), lr=params.learning_rate), None
+
+
+def _given(given: Any, module: Any, params: Params) -> Any:
+    """An optimiser as it is, of a class with params.learning_rate, or of a function of the parameters."""
+    if hasattr(given, "step") and not inspect.isclass(given):
+        return given
+    rate: dict[str, Any] = {"lr": params.learning_rate} if inspect.isclass(given) else {}
+    return given(module.parameters(), **rate)
 
 
 def _configured(found: Any) -> tuple[Any, Any]:
