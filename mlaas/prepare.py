@@ -6,13 +6,16 @@ about the whole job is kept beside them, so that the training stage can run else
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
+import resource
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import numpy as np
 from mlaas.console import SILENT, Progress, Stage
 from mlaas.data import handled
 from mlaas.data.choose import Choice, agree, choose
+from mlaas.data.columns import Columns
 from mlaas.data.dataset import Options, Part, PreparedDataset
 from mlaas.data.expressions import Expression, compile_expression
 from mlaas.data.features import Features
@@ -34,7 +38,7 @@ from mlaas.data.reader import open_events
 from mlaas.data.selected import Selected, Selection, check_label
 from mlaas.data.sources import Source, detect, expand, explain
 from mlaas.data.specs import Specs, override, published
-from mlaas.errors import Cancelled, DataError, MLaaSError, nearest
+from mlaas.errors import Cancelled, DataError, MissingExtraError, MLaaSError, ResourceError, nearest
 from mlaas.settings import settings
 from mlaas.workflow import Workflow, read_json
 
@@ -88,17 +92,25 @@ class Prepared:
         return sum(summary.events for summary in self.summaries)
 
     @cached_property
+    def counted(self) -> tuple[Summary, ...]:
+        """The summaries; those of files with weight 0 as if nothing had been selected: such a file is left out."""
+        return tuple(
+            summary if file.source.weight else replace(summary, events=0, specs=Specs())
+            for file, summary in zip(self.files, self.summaries, strict=True)
+        )
+
+    @cached_property
     def specs(self) -> Specs:
         """The specs over all files, or those that the user gave."""
         merged = Specs()
-        for summary in self.summaries:
+        for summary in self.counted:
             merged.merge(summary.specs)
         return merged if self.workflow.specs is None else override(merged, read_json(str(self.workflow.specs), "specs"))
 
     @property
     def published(self) -> dict[str, Any]:
         """The specs in the published form."""
-        return published(self.specs, [(file.source.path, summary.events) for file, summary in zip(self.files, self.summaries, strict=True)])
+        return published(self.specs, [(file.source.path, summary.events) for file, summary in zip(self.files, self.counted, strict=True)])
 
     @cached_property
     def labels(self) -> Labels:
@@ -106,7 +118,7 @@ class Prepared:
         params = self.workflow.params
         given = self.workflow.labels if isinstance(self.workflow.labels, str) else [file.source.label for file in self.files]
         return make_labels(
-            given, params.task, params.classes, [(file.source.path, summary) for file, summary in zip(self.files, self.summaries, strict=True)]
+            given, params.task, params.classes, [(file.source.path, summary) for file, summary in zip(self.files, self.counted, strict=True)]
         )
 
     @cached_property
@@ -126,8 +138,8 @@ class Prepared:
 
     def _parts(self) -> Iterator[Part]:
         for number, (file, summary) in enumerate(zip(self.files, self.summaries, strict=True)):
-            if file.source.weight == 0 or not summary.events:
-                continue
+            if not file.source.weight:
+                continue  # a file without events stays: its number counts in the split, which must not depend on cuts
             yield Part(file.source.path, self._batches(file, summary), self.labels.of_file[number], file.source.weight, summary.events)
 
     def _batches(self, file: Described, summary: Summary) -> Any:
@@ -166,23 +178,32 @@ class Prepared:
 
 
 def prepare(workflow: Workflow, *, progress: Progress = SILENT, cache: Path | None = None) -> Prepared:
-    """Read what was not read before. Raises DataError, WorkflowError or ResourceError; Cancelled on Ctrl-C."""
+    """Read what was not read before; files that are gone are replaced by what was prepared of them earlier.
+
+    Raises DataError, WorkflowError or ResourceError. Ctrl-C ends all threads and leaves nothing half-written.
+    """
     root = (cache or settings().cache).expanduser()
     folder, note = root / "handled", root / "prepared" / f"{digest(_inputs(workflow))}.json"
     try:
         prepared = _prepare(workflow, folder, progress)
-    except DataError as error:
-        kept = _recall(workflow, folder, note)
+    except (DataError, MissingExtraError) as error:
+        kept = _recall(workflow, folder, note) if _gone(workflow) else None
         if kept is None:
             raise
         progress.note(f"{error}; going on with the handled data that were prepared before")
         return kept
-    if not prepared.events:
+    if not prepared.specs.events:
         raise DataError(
             f"no event is left of {sum(file.used for file in prepared.files):,}: the cuts of preproc or the weights leave all of them out"
         )
     _remember(note, prepared)
     return prepared
+
+
+def _gone(workflow: Workflow) -> bool:
+    """Whether a file is not on this machine: only then may what was prepared before stand in for it, not when it is damaged or has changed."""
+    local = [Path(entry).expanduser() for entry in workflow.files if "://" not in entry]
+    return len(local) < len(workflow.files) or not all(path.exists() or glob.glob(str(path), recursive=True) for path in local)  # noqa: PTH207
 
 
 def _inputs(workflow: Workflow) -> dict[str, Any]:
@@ -224,15 +245,29 @@ def _open(path: str, workflow: Workflow, workers: int) -> EventFile:
 def _open_all(sources: Sequence[Source], workflow: Workflow, workers: int, stack: ExitStack, progress: Progress) -> list[EventFile]:
     """Open all files, several at a time."""
     each = max(1, workers // len(sources))
-    with progress.stage("open files", len(sources), "files") as stage, ThreadPoolExecutor(min(16, len(sources))) as pool:
+    _allow_descriptors(4 * len(sources))
+    pool = ThreadPoolExecutor(min(16, len(sources)))
+    with progress.stage("open files", len(sources), "files") as stage:
 
         def one(source: Source) -> EventFile:
-            file = _open(source.path, workflow, each)
+            file = stack.enter_context(_open(source.path, workflow, each))
             file.events  # noqa: B018 (formats without an index count their events here, in parallel)
             stage.advance(1)
             return file
 
-        return [stack.enter_context(file) for file in pool.map(one, sources)]
+        try:
+            return list(pool.map(one, sources))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _allow_descriptors(more: int) -> None:
+    """All files are open at once: raise this process's limit of open files as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = more + 512 if hard == resource.RLIM_INFINITY else min(hard, more + 512)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _weight(text: str, file: EventFile) -> Expression | None:
@@ -320,9 +355,9 @@ def _read_all(
     with progress.stage("read and select", sum(described[number].used for number in todo), "events") as stage:
         pool = ThreadPoolExecutor(min(workers, len(todo)))
         try:
-            jobs = {number: pool.submit(_read, workflow, folder, described[number], files[number], selection, stage, stop) for number in todo}
-            for number, job in jobs.items():
-                found[number] = job.result()
+            jobs = {pool.submit(_read, workflow, folder, described[number], files[number], selection, stage, stop): number for number in todo}
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
         except BaseException:
             stop.set()
             raise
@@ -346,16 +381,24 @@ def _read(
 def _select(file: EventFile, selection: Selection, used: int) -> Iterator[tuple[Selected, int]]:
     """The selected events of a file's first `used` entries, with how many entries each batch was made from."""
     first = 0
-    try:
-        for columns in file.batches(selection.read, 0, used):
+    with contextlib.closing(_batches(file, selection.read, used)) as batches:
+        for columns in batches:
             yield selection.apply(columns, first, file.path), columns.n
             first += columns.n
-    except (MLaaSError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise explain(file.path, error) from error
     if first < used:
         raise DataError(f"{file.path} ends after {first:,} of {used:,} entries; it is truncated")
+
+
+def _batches(file: EventFile, names: Sequence[str], used: int) -> Generator[Columns]:
+    """The first `used` entries of a file; what goes wrong in reading is told in one sentence."""
+    try:
+        yield from file.batches(names, 0, used)
+    except MLaaSError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(f"memory does not suffice to read {file.path}; lower params.workers, or choose fewer branches") from error
+    except Exception as error:
+        raise explain(file.path, error) from error
 
 
 def _remember(note: Path, prepared: Prepared) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,10 +50,16 @@ def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str],
 
 def names_in(given: Sequence[str]) -> list[str]:
     """The names (or wildcards) themselves, or those in the file that a single one names."""
-    if len(given) == 1 and Path(given[0]).is_file():
-        lines = (line.strip() for line in Path(given[0]).read_text().splitlines())
-        return [line for line in lines if line and not line.startswith("#")]
-    return list(given)
+    if len(given) != 1 or not os.path.isfile(given[0]):  # noqa: PTH113 (any text may be asked for, also one too long for a path)
+        return list(given)
+    try:
+        lines = [line.strip() for line in Path(given[0]).read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list of branches {given[0]} cannot be read ({error}); give a text file with one name per line") from None
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise DataError(f"the list of branches {given[0]} names none; give one name per line")
+    return names
 
 
 def _any(name: str, patterns: Sequence[str]) -> bool:

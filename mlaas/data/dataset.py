@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mlaas.data.chunks import SPLITS, Chunk, Split
 from mlaas.data.columns import Columns
+from mlaas.data.labels import label_name
 from mlaas.data.layout import Bound, Layout, Mask, Matrix
 from mlaas.data.selected import Selected
 from mlaas.data.split import code, split_codes
@@ -22,6 +23,7 @@ from mlaas.errors import DataError
 Task = Literal["classification", "regression"]
 Batches = Callable[[bool], Iterator[Selected]]
 
+GOLDEN = (math.sqrt(5) - 1) / 2
 LARGE_BYTES = 64 << 20  # of a chunk's matrix: above it there is one buffer instead of two
 
 
@@ -82,7 +84,7 @@ class PreparedDataset:
     @property
     def classes(self) -> list[str]:
         """The class labels in order of their index (empty for regression)."""
-        return [name(value) for value in self._values]
+        return [label_name(value) for value in self._values]
 
     @property
     def width(self) -> int:
@@ -102,7 +104,7 @@ class PreparedDataset:
     @property
     def weighted(self) -> bool:
         """Whether any weight that a chunk gives differs from 1."""
-        return self._options.class_balance or self._index.least != self._index.most
+        return self._options.class_balance or self._index.least != self._index.most or self._index.least < 0
 
     @property
     def negative(self) -> bool:
@@ -169,7 +171,8 @@ class PreparedDataset:
         if len(wrong):
             value, entry = selected.label[wrong[0]], selected.entry[wrong[0]]
             raise DataError(
-                f"labels: entry {entry} of {part.path} has the label {value:g}, which is not one of the classes {', '.join(self.classes)}"
+                f"labels: entry {entry} of {part.path} has the label {label_name(float(value))},"
+                f" which is not one of the classes {', '.join(self.classes)}"
             )
         return np.asarray(index, np.int64)
 
@@ -213,13 +216,18 @@ class PreparedDataset:
                     break
 
     def _quotas(self, split: Split) -> npt.NDArray[np.int64]:
-        """How many events each chunk takes from each part, shape (chunks, parts)."""
+        """How many events each chunk takes from each part, shape (chunks, parts): the parts' shares of the chunks, rounded down or up.
+
+        Each part's rounding starts elsewhere (multiples of the golden ratio), or chunks smaller than the number of files would hold an event of
+        every file or none at all.
+        """
         counts = self._index.counts[:, code(split)]
         total = int(counts.sum())
         size = self._options.chunk_size if self._options.chunk_size > 0 else max(1, total)
         number = math.ceil(total / size)
-        edges = np.arange(number + 1)[:, None] * counts[None, :] // max(1, number)
-        return np.diff(edges, axis=0)
+        shift = np.floor(number * (np.arange(len(counts)) * GOLDEN % 1)).astype(np.int64)
+        quotas = np.diff((np.arange(number + 1)[:, None] * counts[None, :] + shift[None, :]) // max(1, number), axis=0)
+        return np.asarray(quotas[quotas.sum(axis=1) > 0])
 
     @staticmethod
     def _collect(cursors: Sequence[_Cursor], quota: npt.NDArray[np.int64]) -> list[_Segment]:
@@ -312,8 +320,3 @@ class _Cursor:
 def _weight(selected: Selected, part: Part) -> npt.NDArray[np.float64]:
     weight = np.ones(len(selected)) if selected.weight is None else selected.weight
     return weight * part.weight
-
-
-def name(value: float | str) -> str:
-    """A class label as text: whole numbers without a decimal point."""
-    return f"{value:g}" if isinstance(value, float | int) else str(value)

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ from mlaas.data.selected import Selected
 from mlaas.data.specs import Specs
 from mlaas.errors import DataError, ResourceError
 
-FORMAT = 1
+FORMAT = 2
+STALE_SECONDS = 2 * 86_400  # after this time without a change, a folder that was never published belongs to a writer that died
 BATCH_EVENTS = 8192
 BATCH_BYTES = 16 << 20
 MANY_LABELS = 1000
@@ -86,6 +88,7 @@ class Writer:
         self._columns = columns
         try:
             root.mkdir(parents=True, exist_ok=True)
+            _sweep(root)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
         except OSError as error:
             raise _storage(error, root) from error
@@ -153,10 +156,11 @@ class Writer:
         try:
             if self._writer is not None:
                 self._writer.close()
+                _sync(self._folder / "events.arrow")
             size = sum(path.stat().st_size for path in self._folder.iterdir())
             labels = None if self._labels is None or self._many else sorted(self._labels)
             summary = Summary(
-                self._key, self._entries, self._specs.events, self._specs, labels, self._whole and not self._many,
+                self._key, self._entries, self._specs.events, self._specs, labels, self._whole,
                 (self._weights[0], self._weights[1], self._weights[2] if np.isfinite(self._weights[2]) else 0.0),
                 self._groups or [], self._columns, size,
             )  # fmt: skip
@@ -165,20 +169,25 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
             self._folder.chmod(0o755)
+            _sync(self._folder)
             self._rename()
+            _sync(self._target.parent)
         except OSError as error:
             raise _storage(error, self._folder) from error
         return summary
 
     def _rename(self) -> None:
-        try:
-            self._folder.rename(self._target)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            if read_summary(self._target.parent, self._key) is None:
-                shutil.rmtree(self._target, ignore_errors=True)
+        for last in (False, False, True):
+            try:
                 self._folder.rename(self._target)
+            except OSError as error:
+                if last or error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            else:
+                return
+            if read_summary(self._target.parent, self._key) is not None:
+                return
+            shutil.rmtree(self._target, ignore_errors=True)  # what is there is damaged
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +195,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave nothing half-written behind."""
         if self._writer is not None and kind is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -196,10 +205,10 @@ def read_summary(root: Path, key: str) -> Summary | None:
     try:
         document = json.loads((root / key / "handled.json").read_text())
         summary = Summary.from_json(document)
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = summary.events == 0 or (root / key / "events.arrow").stat().st_size == summary.bytes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = summary.events == 0 or (root / key / "events.arrow").is_file()
-    return summary if document.get("format") == FORMAT and whole else None
+    return summary if document.get("format") == FORMAT and summary.key == key and whole else None
 
 
 def read_batches(root: Path, summary: Summary, *, columns: bool = True) -> Iterator[Selected]:
@@ -215,8 +224,9 @@ def read_batches(root: Path, summary: Summary, *, columns: bool = True) -> Itera
             reader = pa.ipc.open_file(file, options=options)
             for number in range(reader.num_record_batches):
                 yield _to_selected(reader.get_batch(number), summary, columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"the handled data {path} cannot be read ({error}); delete that folder and run again") from error
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"the handled data {path} cannot be read ({why}); delete that folder and run again") from error
 
 
 def _to_selected(batch: Any, summary: Summary, columns: bool) -> Selected:
@@ -255,9 +265,15 @@ def _to_arrow(column: Column) -> Any:
 def _from_arrow(array: Any, shared: dict[str, npt.NDArray[np.int64]], group: str) -> Column:
     if not pa.types.is_list(array.type) and not pa.types.is_large_list(array.type):
         return np.asarray(array)
+    values = np.asarray(array.values)
     if group not in shared:
-        shared[group] = np.asarray(array.offsets).astype(np.int64)
-    return Jagged(np.asarray(array.values), shared[group])
+        offsets = np.asarray(array.offsets).astype(np.int64)
+        if len(offsets) and (offsets[0] < 0 or np.any(offsets[1:] < offsets[:-1])):
+            raise ValueError("lengths of lists are damaged")
+        shared[group] = offsets
+    if shared[group][-1] > len(values):
+        raise ValueError("lists are longer than their values")
+    return Jagged(values, shared[group])
 
 
 def _refine(groups: list[list[str]] | None, columns: Columns) -> list[list[str]]:
@@ -268,6 +284,24 @@ def _refine(groups: list[list[str]] | None, columns: Columns) -> list[list[str]]
     for name, key in now.items():
         out.setdefault((before.get(name, 0), key), []).append(name)
     return list(out.values())
+
+
+def _sync(path: Path) -> None:
+    """Put a file or a folder's names on the disk, so that a power cut leaves all or nothing."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what writers that died left behind, long after."""
+    oldest = time.time() - STALE_SECONDS
+    for folder in root.glob(".*"):
+        with contextlib.suppress(OSError):
+            if max(path.stat().st_mtime for path in (folder, *folder.iterdir())) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _storage(error: OSError, where: Path) -> ResourceError:

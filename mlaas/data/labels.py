@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mlaas.data.handled import MANY_LABELS, Summary
 from mlaas.errors import DataError
 
 Label = str | int | float
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # not nan, inf or 1_000: those are names
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,16 @@ def make_labels(given: str | Sequence[Label | None], task: str, classes: Sequenc
     if task == "regression":
         raise DataError("labels: regression needs the name of a branch that holds the target, not one label per file")
     known = [_normal(label) for label in given if label is not None]
-    order = [_normal(value) for value in classes] or _ascending(known)
+    order = _once([_normal(value) for value in classes]) or _ascending(known)
     if len(set(order)) < 2:
-        raise DataError(f"labels: all files have the label {_shown(order[0])}; classification needs at least two classes")
+        raise DataError(f"labels: all files have the label {label_name(order[0])}; classification needs at least two classes")
     for (path, _), label in zip(files, known, strict=True):
         if label not in order:
-            raise DataError(f"labels: {path} has the label {_shown(label)}, which is not one of params.classes {', '.join(map(_shown, order))}")
+            raise DataError(
+                f"labels: {path} has the label {label_name(label)}, which is not one of params.classes {', '.join(map(label_name, order))}"
+            )
     missing = [
-        _shown(value) for value in order if not any(label == value and summary.events for label, (_, summary) in zip(known, files, strict=True))
+        label_name(value) for value in order if not any(label == value and summary.events for label, (_, summary) in zip(known, files, strict=True))
     ]
     if missing:
         raise DataError(f"labels: no event of class {missing[0]} is left after cuts, so it cannot be learned")
@@ -51,7 +56,7 @@ def _from_branch(branch: str, task: str, classes: Sequence[Label], files: Sequen
     whole = all(summary.whole_labels for _, summary in filled)
     if task == "regression" or (task == "auto" and not whole and not classes):
         return Labels("regression", [], of_file)
-    order = [_number(value) for value in classes]
+    order = _once([_number(value) for value in classes])
     values: set[float] = set()
     for path, summary in filled:
         if summary.label_values is None:
@@ -61,14 +66,19 @@ def _from_branch(branch: str, task: str, classes: Sequence[Label], files: Sequen
             )
         outside = [value for value in summary.label_values if order and value not in order]
         if outside:
-            allowed = ", ".join(f"{value:g}" for value in order)
-            raise DataError(f"labels: branch {branch!r} of {path} holds {outside[0]:g}, which is not one of params.classes {allowed}")
+            allowed = ", ".join(map(label_name, order))
+            raise DataError(f"labels: branch {branch!r} of {path} holds {label_name(outside[0])}, which is not one of params.classes {allowed}")
         values.update(summary.label_values)
     if not whole and not classes:
         raise DataError(f"labels: branch {branch!r} holds values that are not whole numbers; set params.task to regression or list params.classes")
     found: list[float | str] = [*(order or sorted(values))]
     if len(values) < 2:
-        raise DataError(f"labels: branch {branch!r} holds only the value {next(iter(values), 0):g}; classification needs at least two classes")
+        raise DataError(
+            f"labels: branch {branch!r} holds only the value {label_name(next(iter(values), 0))}; classification needs at least two classes"
+        )
+    missing = [label_name(value) for value in order if value not in values]
+    if missing:
+        raise DataError(f"labels: no event of class {missing[0]} is left after cuts, so it cannot be learned")
     return Labels("classification", found, of_file)
 
 
@@ -81,15 +91,23 @@ def _number(value: Label) -> float:
 
 def _normal(label: Label) -> float | str:
     """1, 1.0 and "1" are the same label."""
-    try:
-        return float(label)
-    except ValueError:
-        return str(label)
+    text = str(label).strip()
+    return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def _shown(label: float | str) -> str:
-    """As the user wrote it: 1, not 1.0."""
-    return f"{label:g}" if isinstance(label, float) else label
+def _once(order: list[Any]) -> list[Any]:
+    """The classes as given; each may be named once only."""
+    twice = [value for number, value in enumerate(order) if value in order[:number]]
+    if twice:
+        raise DataError(f"params.classes: {label_name(twice[0])} is named twice")
+    return order
+
+
+def label_name(label: float | str) -> str:
+    """A label as text, as the user wrote it: 1, not 1.0, and all digits of a large number."""
+    if isinstance(label, str):
+        return label
+    return str(int(label)) if float(label).is_integer() and abs(label) < 1e16 else repr(float(label))
 
 
 def _ascending(labels: Sequence[float | str]) -> list[float | str]:
