@@ -17,7 +17,7 @@ def train_whole(run: Run, adapter: Whole) -> None:
     """Gather the training data within the memory limit, fit once, validate and record. Raises ResourceError before anything is read."""
     name = type(adapter.model).__name__
     run.progress.note(f"{name} cannot learn in parts: it is fitted once to all training data; params.epochs, batch_size and procedure do not apply")
-    _fits(run, adapter, name)
+    check_memory(run, name, adapter.bytes_needed(run.dataset.events["train"]))
     x, y, weight = gather(run)
     run.check()
     with run.progress.stage(f"fitting {name}", None), framework_errors(f"fitting {name}"):
@@ -31,9 +31,10 @@ def train_whole(run: Run, adapter: Whole) -> None:
     run.save(finished=True)
 
 
-def _fits(run: Run, adapter: Whole, name: str) -> None:
+def check_memory(run: Run, name: str, needed: int) -> None:
+    """Raise ResourceError when `needed` bytes for all training events are above the limit."""
     events, width = run.dataset.events["train"], run.dataset.width
-    needed, limit = adapter.bytes_needed(events), memory_limit(run.params)
+    limit = memory_limit(run.params)
     if needed > limit:
         possible = max(int(events * limit / needed), 1)
         raise ResourceError(

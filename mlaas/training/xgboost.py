@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlaas.data.chunks import Chunk
 from mlaas.errors import ModelError, ResourceError, WorkflowError
 from mlaas.models.scores import Output
 from mlaas.training.adapter import Mask, Matrix, Problem, Rounds, framework_errors
 from mlaas.training.resources import gpu_present
 from mlaas.training.run import Run
-from mlaas.training.xgbparts import MAXIMISE, Validation, custom, last, quantised
+from mlaas.training.xgbparts import MAXIMISE, Validation, custom, last, streams, training_matrix
 from mlaas.workflow import Params
 
 CHECKPOINT_ROUNDS = 50
@@ -70,7 +71,7 @@ class XGBoostAdapter(Rounds):
     def _all_rounds(self, run: Run) -> None:
         left = self.rounds - run.state.epoch
         with run.progress.stage("reading and quantising the training data", None):
-            matrix = quantised(run, lambda: run.training_chunks(0), self.settings, self.model.missing)
+            matrix = training_matrix(run, self.settings, self.model.missing, type(self.model).__name__)
             validation = Validation(self, run, self.settings, matrix)
         with run.progress.stage("boosting", self.rounds, "rounds") as stage:
             stage.advance(run.state.epoch)
@@ -87,18 +88,12 @@ class XGBoostAdapter(Rounds):
             self.booster = xgboost.train(self.settings, matrix, rounds, evals=pairs, verbose_eval=False, **more)
 
     def _chunk_by_chunk(self, run: Run) -> None:
-        import xgboost
-
         state, stop = run.state, False
         with run.progress.stage("training", run.dataset.events["train"]) as stage:
             stage.advance(state.trained)
             for chunk in run.training_chunks(0, state.chunk):
-                matrix = xgboost.QuantileDMatrix(
-                    chunk.x, chunk.y, weight=chunk.weight, missing=self.model.missing, max_bin=self.settings.get("max_bin")
-                )
-                logs: dict[str, Any] = {}
-                self._train(matrix, run.params.epochs, [(matrix, "train")], [_logger(logs)])
-                run.learnt(stage, chunk, last(logs, "train")[1])
+                if len(chunk):
+                    run.learnt(stage, chunk, self._chunk_learnt(chunk, run.params.epochs))
                 state.chunk += 1
                 if state.since >= max(run.dataset.events["validation"], 1):
                     stop = self._chunk_validated(run)
@@ -108,6 +103,20 @@ class XGBoostAdapter(Rounds):
             if state.since and not stop:
                 self._chunk_validated(run)
         state.epoch = self.booster.num_boosted_rounds()
+
+    def _chunk_learnt(self, chunk: Chunk, rounds: int) -> float:
+        """Add rounds on one chunk; returns the training loss after the last."""
+        logs: dict[str, Any] = {}
+        matrix = self._chunk_matrix(chunk)
+        self._train(matrix, rounds, [(matrix, "train")], [_logger(logs)])
+        return last(logs, "train")[1]
+
+    def _chunk_matrix(self, chunk: Chunk) -> Any:
+        import xgboost
+
+        if streams(self.settings):
+            return xgboost.QuantileDMatrix(chunk.x, chunk.y, weight=chunk.weight, missing=self.model.missing, max_bin=self.settings.get("max_bin"))
+        return xgboost.DMatrix(chunk.x, chunk.y, weight=chunk.weight, missing=self.model.missing)
 
     def _chunk_validated(self, run: Run) -> bool:
         state = run.state

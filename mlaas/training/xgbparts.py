@@ -13,8 +13,29 @@ from mlaas.data.chunks import Chunk
 from mlaas.models.scores import canonical
 from mlaas.training.adapter import Adapter
 from mlaas.training.run import Run, Sample
+from mlaas.training.whole import check_memory, gather
 
 MAXIMISE = ("auc", "aucpr", "pre", "map", "ndcg")
+
+
+def training_matrix(run: Run, settings: dict[str, Any], missing: float, name: str) -> Any:
+    """The training events for XGBoost: quantised from the stream; whole, within the memory limit, for the methods that do not work on bins.
+
+    A whole matrix is estimated at 20 bytes per value: float32, and XGBoost's copy with an index to each value, by rows and by columns.
+    """
+    if streams(settings):
+        return quantised(run, lambda: run.training_chunks(0), settings, missing)
+    import xgboost
+
+    run.progress.note(f"{name}: tree_method {settings.get('tree_method')!r} works on all training data at once")
+    check_memory(run, name, 20 * run.dataset.events["train"] * run.dataset.width)
+    x, y, weight = gather(run)
+    return xgboost.DMatrix(x, y, weight=weight if run.dataset.weighted else None, missing=missing)
+
+
+def streams(settings: dict[str, Any]) -> bool:
+    """Whether a booster with these settings works on quantised data."""
+    return settings.get("tree_method") in (None, "auto", "hist") and settings.get("booster") != "gblinear"
 
 
 def quantised(run: Run, chunks: Callable[[], Iterator[Chunk]], settings: dict[str, Any], missing: float, ref: Any = None) -> Any:
@@ -55,9 +76,18 @@ class Validation:
         self._weights: list[npt.NDArray[np.float32]] = []
         self.pairs: list[tuple[Any, str]] = []
         if run.dataset.events["validation"]:
-            self.matrix = quantised(run, self._chunks, settings, adapter.model.missing, train)
+            self.matrix = self._matrix(settings, adapter.model.missing, train)
             self.pairs = [(self.matrix, "validation")]
             self.y, self.weight = np.concatenate(self._labels), np.concatenate(self._weights)
+
+    def _matrix(self, settings: dict[str, Any], missing: float, train: Any) -> Any:
+        if streams(settings):
+            return quantised(self._run, self._chunks, settings, missing, train)
+        import xgboost
+
+        parts = [(chunk.x.copy(), chunk.y.copy(), chunk.weight) for chunk in self._chunks()]
+        x, y, weight = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return xgboost.DMatrix(x, y, weight=weight if self._run.dataset.weighted else None, missing=missing)
 
     def _chunks(self) -> Iterator[Chunk]:
         self._labels.clear()
