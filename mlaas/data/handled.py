@@ -93,6 +93,7 @@ class Writer:
         except OSError as error:
             raise _storage(error, root) from error
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
+        self._sink: pa.OSFile | None = None  # ours to close: otherwise a failed file would hold its disk space as long as the error lives
         self._waiting: list[Selected] = []
         self._specs = Specs()
         self._groups: list[list[str]] | None = None
@@ -145,7 +146,8 @@ class Writer:
         batch = pa.record_batch({name: pa.array(values) if isinstance(values, np.ndarray) else values for name, values in arrays.items()})
         try:
             if self._writer is None:
-                self._writer = pa.ipc.new_file(str(self._folder / "events.arrow"), batch.schema)
+                self._sink = pa.OSFile(str(self._folder / "events.arrow"), "wb")
+                self._writer = pa.ipc.new_file(self._sink, batch.schema)
             self._writer.write_batch(batch)
         except OSError as error:
             raise _storage(error, self._folder) from error
@@ -154,8 +156,9 @@ class Writer:
         """Finish the files and give them their name; if somebody else was faster, theirs is taken."""
         self._flush()
         try:
-            if self._writer is not None:
+            if self._writer is not None and self._sink is not None:
                 self._writer.close()
+                self._sink.close()
                 _sync(self._folder / "events.arrow")
             size = sum(path.stat().st_size for path in self._folder.iterdir())
             labels = None if self._labels is None or self._many else sorted(self._labels)
@@ -194,9 +197,10 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leave nothing half-written behind."""
-        if self._writer is not None and kind is not None:
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self._writer.close()
+        for stream in (self._writer, self._sink):
+            if stream is not None and kind is not None:
+                with contextlib.suppress(OSError, pa.ArrowException):
+                    stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
