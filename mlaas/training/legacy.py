@@ -22,6 +22,10 @@ def shims(imports: Collection[str]) -> Iterator[None]:
             stack.enter_context(_keras_two())
         if "MLaaS4HEP" in imports and find_spec("torch") is not None:
             stack.enter_context(_original_package())
+        if "fastai" in imports:
+            stack.enter_context(warnings.catch_warnings())
+            # fastai's own use of torch, which its user cannot change
+            warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
         yield
 
 

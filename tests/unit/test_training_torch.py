@@ -374,8 +374,6 @@ def test_probing_leaves_the_generators_alone():
     torch.testing.assert_close(torch.get_rng_state(), state)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # fastai's own use of torch
-@pytest.mark.filterwarnings("ignore:.*is deprecated.*:DeprecationWarning:fast.*")
 def test_a_fastai_learner(tmp_path):
     path = tmp_path / "model.py"
     path.write_text("""from fastai.data.core import DataLoaders
