@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from mlaas.console import SILENT, Progress
 from mlaas.data.chunks import Split
 from mlaas.data.inspect import Inspection, inspect_file
 from mlaas.data.sources import resolve
-from mlaas.errors import BundleError, DataError, ModelError
+from mlaas.errors import BundleError, Cancelled, DataError, ModelError
 from mlaas.prepare import Described, Prepared, prepare
 from mlaas.workflow import Workflow, parse
 
@@ -128,11 +129,16 @@ def _run_folder(out: Path, resume: bool) -> Iterator[Path]:
     """The folder of a run under way; after an error it stays only if there is something in it to go on from."""
     folder = out.with_name(f".{out.name}.run")
     made = [parent for parent in out.absolute().parents if not parent.exists()]
+    for left in out.parent.glob(f".{glob.escape(out.name)}.tmp-*"):  # of a run that was killed while it wrote the bundle
+        shutil.rmtree(left, ignore_errors=True)
     try:
         yield folder
     except BaseException as error:
         lost = isinstance(error, ModelError) and not resume
-        if lost or not (folder / "checkpoint.zip").exists():
+        going_on = (folder / "checkpoint.zip").exists() and not lost
+        if going_on and isinstance(error, KeyboardInterrupt):
+            raise Cancelled(f"stopped after the training, before {out} was written; run again with --resume to write it") from None
+        if not going_on:
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # others may have put something there meanwhile
                 for parent in made:
