@@ -265,3 +265,15 @@ def test_a_finished_fit_is_resumed_without_fitting_again(tmp_path):
     again = train(RandomForestClassifier(n_estimators=5), BINARY, Params(), tmp_path, resume=True)
     np.testing.assert_array_equal(again.samples["test"].scores, first.samples["test"].scores)
     assert again.history == first.history
+
+
+def test_the_estimate_of_memory_knows_the_estimators():
+    events, matrix = 1000, 1000 * 6 * 4
+    factors = {
+        "trees": (RandomForestClassifier(), 1.5),
+        "histograms": (HistGradientBoostingClassifier(), 6),
+        "others": (LinearSVC(), 8),
+        "a scaler before": (make_pipeline(StandardScaler(), LogisticRegression()), 3.5),
+    }
+    for model, factor in factors.values():
+        assert adapt(model, Problem("classification", ("a", "b"), 6), Params()).bytes_needed(events) == int(matrix * factor) + 32 * events
