@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlaas.data.preproc import Preproc
+from mlaas.data.sources import named_format
 from mlaas.errors import WorkflowError, nearest
 
 DType = Literal["root", "csv", "json", "parquet", "avro"]
@@ -254,8 +255,8 @@ def from_flags(
 ) -> Workflow:
     """Build the document from the values of the published flags.
 
-    files: a text file with one path per line, or a comma list; a relative path in a text file is taken from the current folder or,
-        if it is not there, from the folder of the text file.
+    files: a text file with one path per line, a comma list, or one file of events, told by its name (.root, .parquet, ...); a relative path
+        in a text file is taken from the current folder or, if it is not there, from the folder of the text file.
     labels: a text file with one label per file, a comma list, a number (for one file), or one name: the branch that holds the label. None
         (specs need no labels) labels every file 0.
     model: the user's Python file; None where no model is needed. params, preproc, specs: JSON files; without params the defaults hold.
@@ -299,11 +300,11 @@ def _label(text: str) -> str | int | float:
 
 def _file_list(argument: str) -> list[str]:
     _not_a_missing_list(argument, "files")
-    paths = read_lines(argument, "files")
+    paths = [argument] if named_format(argument) and "," not in argument else read_lines(argument, "files")
     if not paths:
         raise WorkflowError(f"files: {argument or 'the value'} names no file; give a text file with one path per line, or a comma list")
     source = Path(argument)
-    if not source.is_file():
+    if not source.is_file() or paths == [argument]:
         return paths
     return [_beside(source, path) for path in paths]
 

@@ -22,6 +22,7 @@ __all__ = [
     "expand",
     "explain",
     "identity",
+    "named_format",
     "open_binary",
     "openable",
     "reading",
@@ -105,8 +106,7 @@ def detect(path: str, dtype: str | None = None) -> str:
         if dtype not in FORMATS:
             raise DataError(f"dtype: {dtype!r} is unknown{nearest(dtype, FORMATS)}; allowed are {', '.join(FORMATS)}")
         return dtype
-    name = _PACKED.sub("", url_path(path).rstrip("/"))
-    if found := _EXTENSIONS.get(name.rpartition(".")[2].lower()):
+    if found := named_format(path):
         return found
     with reading(path), open_binary(path) as stream:
         head = stream.read(64)
@@ -116,6 +116,11 @@ def detect(path: str, dtype: str | None = None) -> str:
     if head.lstrip()[:1] in (b"{", b"["):
         return "json"
     raise DataError(f"{redacted(path)}: neither its name nor its first bytes tell the format; set dtype to one of {', '.join(FORMATS)}")
+
+
+def named_format(path: str) -> str | None:
+    """The format that the file's name tells, or None."""
+    return _EXTENSIONS.get(_PACKED.sub("", url_path(path).rstrip("/")).rpartition(".")[2].lower())
 
 
 def _matches(entry: str, redirector: str, base: Path | None) -> list[str]:

@@ -95,6 +95,11 @@ class TestFiles:
     def test_a_comma_list(self):
         assert from_flags(files="a.root, b.root,").files == ["a.root", "b.root"]
 
+    @pytest.mark.parametrize("name", ["a.root", "b.csv.gz", "c.parquet"])
+    def test_one_file_of_events(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"root\xff")
+        assert from_flags(files=str(tmp_path / name)).files == [str(tmp_path / name)]
+
     @pytest.mark.parametrize("content", ["", "\n# nothing\n"])
     def test_an_empty_list(self, tmp_path, content):
         (tmp_path / "files.txt").write_text(content)
