@@ -21,8 +21,9 @@ from mlaas.models.scores import Output
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, Whole
 from mlaas.workflow import Params
 
-# Peak memory of a fit in units of the float32 matrix, that matrix included, measured for 120,000 events x 200 columns with scikit-learn 1.9: trees and
-# logistic regression work on it as it is (1.1); HistGradientBoosting takes 5.7, discriminant analysis 5.5, LinearSVC 7.2; a scaler before copies it twice.
+# Peak memory of a fit in units of the float32 matrix, that matrix included, measured for 120,000 events x 200 columns with scikit-learn 1.9:
+# trees and logistic regression work on it as it is (1.1); HistGradientBoosting takes 5.7, discriminant analysis 5.5, LinearSVC 7.2; a scaler
+# before them copies it twice.
 _FACTORS = {
     ("DecisionTree", "ExtraTree", "RandomForest", "GradientBoosting", "AdaBoost", "LogisticRegression"): 1.5,
     ("KNeighbors", "Ridge"): 4.0,

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from mlaas.data.chunks import Chunk
 from mlaas.errors import ModelError
 from mlaas.models.scores import canonical
+from mlaas.training import torchlosses as losses
 from mlaas.training import torchparts as parts
 from mlaas.training.adapter import Check, Mask, Matrix, Problem, Streaming, framework_errors
 from mlaas.training.devices import torch_device
+from mlaas.training.torchoptimizers import find_optimizer
 from mlaas.workflow import Params
 
 LOSS_ROWS = 8192
@@ -32,7 +34,7 @@ class TorchAdapter(Streaming):
 
     framework = "torch"
     loss: Callable[[Any, Any], Any] = field(default=lambda output, target: None)
-    target: parts.Target = "like"
+    target: losses.Target = "like"
     optimizer: Any = None
     scheduler: Any = None
     device: str = "cpu"
@@ -85,7 +87,7 @@ class TorchAdapter(Streaming):
 
     def _mean(self, output: Any, y: Any, weight: Any) -> Any:
         """The sum of weight * loss over the batch, divided by its number of events."""
-        loss = self.loss(output, parts.labels(y, output, self.target))
+        loss = self.loss(output, losses.labels(y, output, self.target))
         if weight is None or loss.ndim == 0:
             return loss.mean()
         each = loss.reshape(len(weight), -1).mean(dim=1)
@@ -174,14 +176,14 @@ def adapt_torch(model: Any, problem: Problem, params: Params) -> TorchAdapter:
     with framework_errors(f"calling the torch module with {problem.width} columns"):
         probe = parts.probe(module, problem.width, wants_mask, device)
     units = parts.units(probe, problem)
-    chosen = parts.find_loss(module, loss, params)
+    chosen = losses.find_loss(module, loss, params)
     shape = parts.shape_of(module, probe, units)
-    function, output, notes = parts.settle(chosen, shape, problem, units)
-    function = parts.per_event(function, problem.weighted)
-    optimizer, scheduler = parts.find_optimizer(module, optimizer, params)
+    function, output, notes = losses.settle(chosen, shape, problem, units)
+    function = losses.per_event(function, problem.weighted)
+    optimizer, scheduler = find_optimizer(module, optimizer, params)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ModelError("the torch module has no parameters to train")
-    target = parts.target_of(function, problem, units)
+    target = losses.target_of(function, problem, units)
     adapter = TorchAdapter(module, problem, params, output, wants_mask, notes, function, target, optimizer, scheduler, device)
     _rehearse(adapter)
     return adapter
@@ -193,5 +195,5 @@ def _rehearse(adapter: TorchAdapter) -> None:
     y: npt.NDArray[Any] = np.array([0, 1]) if problem.task == "classification" else np.array([0, 1], np.float32)
     x = np.random.default_rng(0).random((2, problem.width), dtype=np.float32)
     chunk = Chunk(x, y, np.ones(2, np.float32), np.zeros(x.shape, bool), np.arange(2))
-    with framework_errors(f"the loss {parts.name_of(adapter.loss)} with the module's output"):
+    with framework_errors(f"the loss {losses.name_of(adapter.loss)} with the module's output"):
         adapter.evaluate(chunk)

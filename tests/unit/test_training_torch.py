@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mlaas.errors import Cancelled, ModelError, ResourceError, WorkflowError
-from mlaas.training import torchparts as parts
+from mlaas.training import torchlosses
 from mlaas.training.adapter import Problem, adapt
 from mlaas.training.fit import train
 from mlaas.training.metrics import auc
@@ -73,7 +73,7 @@ def test_two_classes(tmp_path, name):
     if name != "with loss and optimiser":  # SoftMargin wants labels of -1 and 1: it learns, but shifted
         assert result.metrics["test"]["auc"] > 0.85
     assert result.adapter.output == output
-    assert parts.name_of(result.adapter.loss) == loss
+    assert torchlosses.name_of(result.adapter.loss) == loss
     assert result.samples["test"].scores.shape == (BINARY.events["test"],)
     assert isinstance(result.adapter.model, nn.Module)
 
