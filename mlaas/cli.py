@@ -8,16 +8,15 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 from mlaas import __version__, commands
 from mlaas.demo import COMPRESSIONS, LAYOUTS, PROFILES
 from mlaas.errors import Cancelled, MLaaSError
+from mlaas.signals import stopping
 
 _FLAGS: dict[str, dict[str, Any]] = {
     "--files": {"help": "text file with one path per line (# skips a line), or a comma list; local paths, globs, root://, http(s)://, s3://"},
@@ -208,9 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `arguments` defaults to those of the process."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = parser().parse_args(arguments)
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        options.run(options)
+        with stopping():
+            options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; Python would complain again when it exits
@@ -221,8 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, text = explain(error)
         print(f"mlaas: {text}", file=sys.stderr)
         return code
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -239,11 +236,6 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError):
         return 2, "the memory does not suffice; lower params.chunk_size or params.workers"
     return 1, f"a fault of the program: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]} (--debug shows where; please report it)"
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM stops a run as Ctrl-C does, with everything cleaned up."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
