@@ -121,8 +121,9 @@ class BarsProgress:
         task = bars.add_task(name, total=total, unit=unit)
         try:
             yield _BarStage(bars, task)
-            if total is None:
-                bars.update(task, total=next(bar.completed for bar in bars.tasks if bar.id == task))
+            if total is None:  # a full bar for what is done, though nobody knew how much it would be
+                done = next(bar.completed for bar in bars.tasks if bar.id == task)
+                bars.update(task, total=done or 1, completed=done or 1)
         finally:
             bars.stop_task(task)
             self._end()
@@ -132,12 +133,19 @@ class BarsProgress:
 
     def _begin(self) -> Bars:
         if self._bars is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn
+            from rich.text import Text
+
+            class Count(MofNCompleteColumn):
+                """How many units of how many, where units are counted."""
+
+                def render(self, task: Task) -> Text:
+                    return super().render(task) if task.fields["unit"] else Text()
 
             self._bars = Progress(
                 TextColumn("{task.description:<22}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
+                Count(),
                 TextColumn("{task.fields[unit]}"),
                 TimeElapsedColumn(),
                 console=self._console,

@@ -43,6 +43,9 @@ def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str],
     unusable = [name for name in chosen if name in file.excluded]
     if unusable:
         raise DataError(f"params.selected_branches: {unusable[0]!r} cannot be a feature ({file.excluded[unusable[0]]})")
+    if not file.branches:
+        name, reason = next(iter(file.excluded.items()), ("the tree", "it has no branches"))
+        raise DataError(f"{file.path}: no branch can be a feature, e.g. {name} ({reason})")
     if not wanted:
         raise DataError(f"{file.path}: no branch is left to be a feature; check selected_branches, exclude_branches and identifier")
     return Choice(tuple(wanted), left_out)

@@ -20,7 +20,7 @@ def train_whole(run: Run, adapter: Whole) -> None:
     check_memory(run, name, adapter.bytes_needed(run.dataset.events["train"]))
     x, y, weight = gather(run)
     run.check()
-    with run.progress.stage(f"fitting {name}", None), framework_errors(f"fitting {name}"):
+    with run.progress.stage(f"fitting {name}", None, ""), framework_errors(f"fitting {name}"):
         adapter.fit(x, y, weight)
     run.state.trained = len(x)
     del x, y, weight

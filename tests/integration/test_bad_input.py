@@ -126,6 +126,11 @@ class TestFiles:
         refused(flags_of(tmp_path, [pair[0], path]), "no event of class 0 is left")
         refused(flags_of(tmp_path, [path], "kind"), "no event")
 
+    def test_a_file_without_usable_branches(self, tmp_path, cache):
+        with uproot.recreate(tmp_path / "words.root") as file:
+            file.mktree("events", {"word": "string"}).extend({"word": ["a", "b"]})
+        refused(flags_of(tmp_path, [tmp_path / "words.root"], [1], params={"branch": "events", "selected_branches": ""}), "word (strings)")
+
 
 @pytest.fixture
 def public() -> Iterator[Path]:
