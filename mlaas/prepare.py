@@ -42,6 +42,8 @@ from mlaas.errors import Cancelled, DataError, MissingExtraError, MLaaSError, Re
 from mlaas.settings import settings
 from mlaas.workflow import Workflow, read_json
 
+MANY_FILES = 32
+
 
 @dataclass(frozen=True)
 class Described:
@@ -369,13 +371,18 @@ def _read_all(
 def _read(
     workflow: Workflow, folder: Path, described: Described, file: EventFile, selection: Selection, stage: Stage, stop: threading.Event
 ) -> Summary:
-    with Writer(folder, described.key, columns=workflow.params.handled) as writer:
+    with Writer(folder, described.key, columns=workflow.params.handled, batch_events=_batch_events(workflow)) as writer:
         for selected, entries in _select(file, selection, described.used):
             if stop.is_set():
                 raise Cancelled("stopped while reading")
             writer.write(selected, entries)
             stage.advance(entries)
         return writer.publish()
+
+
+def _batch_events(workflow: Workflow) -> int:
+    """Events per batch of handled data: as they come for few files, smaller for many, so that a batch of each fits into memory."""
+    return 0 if len(workflow.files) <= MANY_FILES else max(256, handled.BATCH_EVENTS * MANY_FILES // len(workflow.files))
 
 
 def _select(file: EventFile, selection: Selection, used: int) -> Iterator[tuple[Selected, int]]:

@@ -80,12 +80,16 @@ class Summary:
 
 
 class Writer:
-    """Writes the handled data of one file aside; `publish` makes it appear under its key."""
+    """Writes the handled data of one file aside; `publish` makes it appear under its key.
 
-    def __init__(self, root: Path, key: str, *, columns: bool = True) -> None:
+    batch_events: the most events in a record batch; 0 takes batches as they come. Training holds one batch of every file in memory.
+    """
+
+    def __init__(self, root: Path, key: str, *, columns: bool = True, batch_events: int = 0) -> None:
         self._target = root / key
         self._key = key
         self._columns = columns
+        self._batch_events = batch_events
         try:
             root.mkdir(parents=True, exist_ok=True)
             _sweep(root)
@@ -148,7 +152,9 @@ class Writer:
             if self._writer is None:
                 self._sink = pa.OSFile(str(self._folder / "events.arrow"), "wb")
                 self._writer = pa.ipc.new_file(self._sink, batch.schema)
-            self._writer.write_batch(batch)
+            size = self._batch_events or batch.num_rows
+            for first in range(0, batch.num_rows, size):
+                self._writer.write_batch(batch.slice(first, size))
         except OSError as error:
             raise _storage(error, self._folder) from error
 

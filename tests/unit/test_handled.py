@@ -89,19 +89,21 @@ def assert_equal(found, expected, *, columns=True):
     weight=st.booleans(),
     columns=st.booleans(),
     flush=st.sampled_from([1, 30, 8192]),
+    batch=st.sampled_from([0, 1, 11]),
 )
-def test_what_is_written_is_read_back(tmp_path_factory, sizes, seed, label, weight, columns, flush):
+def test_what_is_written_is_read_back(tmp_path_factory, sizes, seed, label, weight, columns, flush, batch):
     root = tmp_path_factory.mktemp("handled")
     parts = [selected(n, seed + i, label=label, weight=weight, first=1000 * i) for i, n in enumerate(sizes)]
     before, handled.BATCH_EVENTS = handled.BATCH_EVENTS, flush
     try:
-        written = write(root, parts, columns=columns)
+        written = write(root, parts, columns=columns, batch_events=batch)
     finally:
         handled.BATCH_EVENTS = before
     summary = read_summary(root, "key")
     assert summary == written
     assert (summary.entries, summary.events) == (sum(sizes) + len(sizes), sum(sizes))
     batches = list(read_batches(root, summary, columns=columns))
+    assert not batch or all(len(part) <= batch for part in batches)
     if not sum(sizes):
         assert batches == []
         return
