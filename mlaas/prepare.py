@@ -357,7 +357,8 @@ def _read_all(
     with progress.stage("read and select", sum(described[number].used for number in todo), "events") as stage:
         pool = ThreadPoolExecutor(min(workers, len(todo)))
         try:
-            jobs = {pool.submit(_read, workflow, folder, described[number], files[number], selection, stage, stop): number for number in todo}
+            size = _batch_events(len(files))
+            jobs = {pool.submit(_read, workflow, folder, described[number], files[number], selection, stage, stop, size): number for number in todo}
             for job in as_completed(jobs):
                 found[jobs[job]] = job.result()
         except BaseException:
@@ -369,9 +370,16 @@ def _read_all(
 
 
 def _read(
-    workflow: Workflow, folder: Path, described: Described, file: EventFile, selection: Selection, stage: Stage, stop: threading.Event
+    workflow: Workflow,
+    folder: Path,
+    described: Described,
+    file: EventFile,
+    selection: Selection,
+    stage: Stage,
+    stop: threading.Event,
+    batch_events: int,
 ) -> Summary:
-    with Writer(folder, described.key, columns=workflow.params.handled, batch_events=_batch_events(workflow)) as writer:
+    with Writer(folder, described.key, columns=workflow.params.handled, batch_events=batch_events) as writer:
         for selected, entries in _select(file, selection, described.used):
             if stop.is_set():
                 raise Cancelled("stopped while reading")
@@ -380,9 +388,9 @@ def _read(
         return writer.publish()
 
 
-def _batch_events(workflow: Workflow) -> int:
+def _batch_events(files: int) -> int:
     """Events per batch of handled data: as they come for few files, smaller for many, so that a batch of each fits into memory."""
-    return 0 if len(workflow.files) <= MANY_FILES else max(256, handled.BATCH_EVENTS * MANY_FILES // len(workflow.files))
+    return 0 if files <= MANY_FILES else max(256, handled.BATCH_EVENTS * MANY_FILES // files)
 
 
 def _select(file: EventFile, selection: Selection, used: int) -> Iterator[tuple[Selected, int]]:

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from mlaas.console import SILENT
 from mlaas.data.chunks import SPLITS
+from mlaas.data.handled import read_batches
 from mlaas.data.trees import TreeFile
 from mlaas.errors import DataError, MissingExtraError, MLaaSError, WorkflowError
 from mlaas.prepare import prepare, shares
@@ -689,3 +690,15 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(pair, tmp_path, when, reads):
     assert all(name.startswith(".") for name in left)
     assert prepare(workflow(pair), cache=tmp_path).events == 750
     assert sum(reads.values()) == 2
+
+
+def test_jobs_of_many_files_keep_small_batches(tmp_path, monkeypatch):
+    """Training holds one batch of every file in memory."""
+    monkeypatch.setattr("mlaas.prepare.MANY_FILES", 3)
+    monkeypatch.setattr("mlaas.data.handled.BATCH_EVENTS", 600)
+    for i in range(6):
+        write(tmp_path / f"{i}.root", (700,), i)
+    prepared = prepare(workflow([tmp_path / "*.root"], labels="process"), cache=tmp_path / "cache")
+    sizes = [len(part) for part in read_batches(prepared.folder, prepared.summaries[0])]
+    assert sizes == [300, 300, 100]
+    assert sum(sum(len(chunk.x) for chunk in chunks(prepared, split)) for split in SPLITS) == 4200
