@@ -54,8 +54,8 @@ def pack(bundle: Bundle | Path | str, path: Path | str, *, folder: str | None = 
 def unpack(path: Path | str, target: Path | str, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES, replace: bool = False) -> Manifest:
     """Unpack a .tar.gz of a bundle into the new folder `target` and check it; whatever goes wrong, nothing is left behind.
 
-    The bundle is at the top of the archive or in one folder. Links, devices, paths that leave the folder, more than `max_files` members or more than
-    `max_bytes` of unpacked data are refused (BundleError).
+    The bundle is at the top of the archive or in one folder. Links, devices, sparse files, paths that leave the folder, more than `max_files`
+    members or more than `max_bytes` of unpacked data are refused (BundleError).
     """
     source, target = Path(path), Path(target)
     with staging.staged(target, replace=replace) as folder, _damaged(source):
@@ -100,6 +100,8 @@ def _extract(stream: _Limited, folder: Path, max_files: int, source: Path) -> No
                 raise BundleError(f"{source} holds more than {max_files} files, which is not allowed for a bundle")
             if not (member.isreg() or member.isdir()):
                 raise BundleError(f"{source} is not a safe archive: {member.name!r} is a link or a special file")
+            if member.issparse():  # its size, which no limit on what is read bounds, is only a number in the header
+                raise BundleError(f"{source} is not a safe archive: {member.name!r} is a sparse file")
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 raise BundleError(f"{source} is not a safe archive: {member.name!r} leaves its folder")
             archive.extract(member, folder, filter=_plain_modes)

@@ -572,3 +572,12 @@ def test_publisher_killed_in_the_middle(bundle, tmp_path):
     assert repository.versions("cms", "tth") == []
     assert repository.publish(bundle, "cms").manifest.version == 2
     assert isinstance(repository.open("cms", "tth").manifest, Manifest)
+
+
+def test_a_sparse_member_cannot_stand_for_terabytes(tmp_path):
+    """A few bytes of an archive that would become a file of 1 TB: no limit on what is read stops it."""
+    holes = member("manifest.json")
+    holes.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(10**12), "GNU.sparse.map": "0,0"}
+    with pytest.raises(BundleError, match="sparse file"):
+        unpack(hostile(tmp_path / "holes.tar.gz", (holes, b"")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
