@@ -13,6 +13,7 @@ from mlaas.errors import WorkflowError
 from mlaas.settings import settings
 from mlaas.workflow import Params
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -27,10 +28,18 @@ def parse_size(text: str, field: str = "params.memory_limit") -> int:
 def available_memory() -> int:
     """Bytes that can still be had: of the machine, or of the container (control group) when that is less."""
     free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it ("max")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used + _page_cache())
     return max(free, 0)
+
+
+def _page_cache() -> int:
+    """Bytes of files in memory that count as the container's but that the kernel gives back (as Kubernetes and Docker count them)."""
+    with contextlib.suppress(OSError, ValueError):
+        pairs = (line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        return next((int(value) for name, value in pairs if name == "inactive_file"), 0)
+    return 0
 
 
 def memory_limit(params: Params) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlaas.errors import MissingExtraError, ModelError, WorkflowError
-from mlaas.training import legacy
+from mlaas.training import legacy, resources
 from mlaas.training.adapter import Problem, adapt
 from mlaas.training.resources import available_memory, memory_limit, parse_size
 from mlaas.training.usermodel import build, load
@@ -128,3 +128,15 @@ def test_memory_limit_comes_from_the_workflow_the_site_or_the_machine(monkeypatc
     assert memory_limit(Params()) == 2 * 10**6
     monkeypatch.delenv("MLAAS_MEMORY_LIMIT")
     assert memory_limit(Params()) == pytest.approx(available_memory() / 2, rel=0.2)
+
+
+def test_a_page_cache_does_not_count_as_used_memory(tmp_path, monkeypatch):
+    """Reading the files fills the container's page cache, which the kernel gives back: it must not shrink the limit of the training after it."""
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("2000000\n")
+    (tmp_path / "memory.current").write_text("1900000\n")
+    assert available_memory() == 100_000
+    (tmp_path / "memory.stat").write_text("anon 300000\nfile 1600000\ninactive_file 1200000\nactive_file 400000\n")
+    assert available_memory() == 1_300_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 2_000_000
