@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import uproot
@@ -21,8 +22,9 @@ IDENTIFIER = ["runNo", "evtNo", "lumi"]
 CUT = {"jagged_cut": {"jet_pt": {"cut": ["jet_pt > 40", "any"]}}}
 
 
+@cache
 def names(path: Path) -> list[str]:
-    """All branches but the three identifiers: 22 flat, 52 jagged."""
+    """All branches but the three identifiers: 22 flat, 52 jagged. Kept, so that no case pays for opening the file twice."""
     with open_events(str(path), tree="events") as file:
         return [name for name in file.branches if name not in IDENTIFIER]
 
