@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mlaas.models.order import triton_before_tensorflow
+from mlaas.models.order import before_tensorflow
 
 # before anything imports a library that reads them: one thread each, for the tests share two cores and must repeat exactly
 for _name, _value in {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg"}.items():
     os.environ.setdefault(_name, _value)
 
-triton_before_tensorflow()  # the tests load every framework into one process
+before_tensorflow()  # the tests load every framework into one process
 
 PACKAGES = {"xrootd": "xrootd-server", "c++": "g++"}
 HARDWARE = {"gpu": "nvidia-smi"}

@@ -17,7 +17,7 @@ from mlaas.console import hushed
 from mlaas.errors import BundleError, MissingExtraError
 from mlaas.models.graph import Exported
 from mlaas.models.manifest import Manifest, NativeRecord
-from mlaas.models.order import triton_before_tensorflow
+from mlaas.models.order import before_tensorflow
 from mlaas.models.scores import Matrix
 from mlaas.models.sentences import short
 from mlaas.models.staging import is_full
@@ -193,7 +193,7 @@ def _quiet() -> Iterator[None]:
 def _import() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    triton_before_tensorflow()
+    before_tensorflow()
     try:
         with hushed():
             import keras
@@ -204,7 +204,7 @@ def _import() -> Any:
 
 def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    triton_before_tensorflow()
+    before_tensorflow()
     try:
         with hushed():
             import tensorflow

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlaas.console import hushed
 from mlaas.errors import ResourceError
-from mlaas.models.order import triton_before_tensorflow
+from mlaas.models.order import before_tensorflow
 
 Device = Literal["auto", "cpu", "gpu"]
 
@@ -26,7 +26,7 @@ def prepare(device: Device, imports: Collection[str]) -> None:
     if {"keras", "tensorflow"} & set(imports):
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        triton_before_tensorflow()
+        before_tensorflow()
         try:
             _tensorflow(device)
         except ModuleNotFoundError:

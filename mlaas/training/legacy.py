@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from mlaas.models.order import triton_before_tensorflow
+from mlaas.models.order import before_tensorflow
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def shims(imports: Collection[str]) -> Iterator[None]:
 @contextmanager
 def _keras_two() -> Iterator[None]:
     """Accept `lr` and `decay` of Keras 2 optimisers, each with a warning, and say nothing about `input_shape`."""
-    triton_before_tensorflow()
+    before_tensorflow()
     import keras
 
     base: Any = next(cls for cls in keras.optimizers.Optimizer.__mro__ if cls.__name__ == "BaseOptimizer")
