@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mlaas.console import SILENT, Progress
+from mlaas.data.access import without_secrets
 from mlaas.data.chunks import Split
 from mlaas.data.inspect import Inspection, inspect_file
 from mlaas.data.sources import resolve
@@ -190,11 +191,12 @@ def _publish(out: Path, workflow: Workflow, prepared: Prepared, result: Result, 
 
 
 def _recorded(workflow: Workflow) -> dict[str, Any]:
-    """The document as the bundle keeps it, to be replayed from any folder: local paths absolute, lists that stand in files written out."""
+    """The document as the bundle keeps it, to be replayed from any folder: local paths absolute, no credentials, lists written out."""
     from mlaas.data.choose import names_in
 
     document: dict[str, Any] = workflow.model_dump(mode="json", by_alias=True)
     document["files"] = [_absolute(entry) for entry in workflow.files]
+    document["params"]["redirector"] = without_secrets(workflow.params.redirector)
     document["model"] = "model.py"
     document["specs"] = "specs.json" if workflow.specs else None
     for field_name in ("selected_branches", "exclude_branches"):
@@ -203,8 +205,8 @@ def _recorded(workflow: Workflow) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    """A local path (or wildcards) from the root; URLs and logical file names as they are."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    """A local path (or wildcards) from the root; URLs without credentials, which a bundle that is handed on must not tell."""
+    return without_secrets(path) if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _slice(prepared: Prepared) -> tuple[Any, Any]:

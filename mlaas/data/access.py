@@ -16,6 +16,8 @@ from mlaas.data.credentials import scheme, storage_options
 
 REMOTE = ("root", "http", "https", "s3")
 
+SECRET = re.compile(r"(?i)password|passwd|secret|token|credential|authz|signature|access_?key|api_?key|^sig$")  # keys of a URL's query
+
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -24,6 +26,19 @@ def redacted(path: str) -> str:
     if not scheme(path):
         return path
     return re.sub(r"^([^/]+://)[^/@]*@", r"\1", path).split("?", 1)[0]
+
+
+def without_secrets(path: str) -> str:
+    """The path to keep in documents that are handed on: a URL without user, password and the parts of its query that are keys or signatures.
+
+    Unlike `redacted` it still names the file: a query that chooses it stays.
+    """
+    if not scheme(path):
+        return path
+    address, mark, fragment = re.sub(r"^([^/]+://)[^/@]*@", r"\1", path).partition("#")
+    address, _, query = address.partition("?")
+    kept = "&".join(part for part in query.split("&") if part and not SECRET.search(part.partition("=")[0]))
+    return address + (f"?{kept}" if kept else "") + mark + fragment
 
 
 def file_system(path: str) -> tuple[Any, str]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from mlaas.data import kernels
+from mlaas.data.access import without_secrets
 from mlaas.data.columns import Array, Columns, Jagged
 from mlaas.data.files import Kind
 from mlaas.errors import DataError, nearest
@@ -117,8 +118,8 @@ def _extend(found: BranchSpecs, values: Array) -> None:
 def published(specs: Specs, files: Iterable[tuple[str, int]]) -> dict[str, Any]:
     """The specs in the published form: jdim, minv, maxv, fkeys, jkeys, nans, events.
 
-    files: (path, events) per file. `nans` is, as in the original, the normalised value of 0 of each branch. A branch without
-    any finite value has null for its range.
+    files: (path, events) per file; credentials in an address are left out. `nans` is, as in the original, the normalised value of 0 of each
+    branch. A branch without any finite value has null for its range.
     """
     flat = sorted(name for name, found in specs.branches.items() if found.kind == "flat")
     jagged = sorted(name for name, found in specs.branches.items() if found.kind == "jagged")
@@ -130,7 +131,7 @@ def published(specs: Specs, files: Iterable[tuple[str, int]]) -> dict[str, Any]:
         "fkeys": flat,
         "jkeys": jagged,
         "nans": {name: _zero(found) for name, found in ranges.items()},
-        "events": {**dict(files), "total": specs.events},
+        "events": {**{without_secrets(path): events for path, events in files}, "total": specs.events},
     }
 
 
