@@ -53,6 +53,7 @@ class Dataset(Protocol):
     events: the exact number of events in each split.
     weighted: whether any weight differs from 1.
     negative: whether any weight is below 0.
+    key: tells the events apart from those of other files or other cuts; a training goes on from a checkpoint only with the same.
     """
 
     @property
@@ -69,6 +70,8 @@ class Dataset(Protocol):
     def weighted(self) -> bool: ...
     @property
     def negative(self) -> bool: ...
+    @property
+    def key(self) -> str: ...
 
     def chunks(self, split: Split, *, epoch: int = 0, start: int = 0, mask: bool = False) -> Iterator[Chunk]:
         """Chunks of one split, each event exactly once; `epoch` varies the shuffling, `start` skips that many chunks (resume)."""

@@ -72,8 +72,9 @@ class PreparedDataset:
     file's events, so that each chunk mixes the files in proportion to their sizes after cuts.
     """
 
-    def __init__(self, parts: Sequence[Part], layout: Layout, task: Task, classes: Sequence[float | str], options: Options) -> None:
+    def __init__(self, parts: Sequence[Part], layout: Layout, task: Task, classes: Sequence[float | str], options: Options, key: str = "") -> None:
         self._parts = list(parts)
+        self.key = key
         self._layout = layout
         self._values = list(classes)
         self._options = options

@@ -78,6 +78,9 @@ class Run:
             "seed",
             "negative_weights",
             "class_balance",
+            "normalise",
+            "weight",
+            "file_weights",
             "learning_rate",
             "loss",
             "optimizer",
@@ -85,6 +88,8 @@ class Run:
         found: dict[str, Any] = {name: getattr(self.params, name) for name in names}
         return found | {
             "model": f"{type(self.adapter.model).__module__}.{type(self.adapter.model).__qualname__}",
+            "padding": str(self.params.nan),
+            "data": self.dataset.key,
             "task": self.dataset.task,
             "classes": list(self.dataset.classes),
             "columns": list(self.dataset.columns),

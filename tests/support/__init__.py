@@ -30,6 +30,7 @@ class ArrayDataset:
     shuffle: bool = False
     seed: int = 1
     fractions: tuple[float, float] = (0.15, 0.15)
+    key: str = ""
 
     def __post_init__(self) -> None:
         order = np.random.default_rng(self.seed).permutation(len(self.x))

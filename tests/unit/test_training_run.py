@@ -257,6 +257,10 @@ def test_resume_without_a_checkpoint_begins_anew(tmp_path):
         ({"batch_size": 5}, r"of another training \(batch_size was 256, is 5\): train anew, without resume"),
         ({"seed": 5}, r"\(seed was 1, is 5\)"),
         ({"procedure": "chunks"}, r"\(procedure was passes, is chunks\)"),
+        ({"normalise": "none"}, r"\(normalise was minmax, is none\)"),
+        ({"nan": -1.0}, r"\(padding was nan, is -1.0\)"),
+        ({"weight": "met"}, r"\(weight was , is met\)"),
+        ({"file_weights": [1.0, 2.0]}, r"\(file_weights differs\)"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, sentence):
@@ -265,6 +269,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, sentence)
         train(GaussianNB(), dataset(), Params(epochs=1, **change), tmp_path, resume=True)
     with pytest.raises(WorkflowError, match="events differs"):
         train(GaussianNB(), dataset(1000), Params(epochs=1), tmp_path, resume=True)
+    other = dataset()
+    other.key = "other files"
+    with pytest.raises(WorkflowError, match=r"of another training \(data was , is other files\)"):
+        train(GaussianNB(), other, Params(epochs=1), tmp_path, resume=True)
     with pytest.raises(WorkflowError, match=r"model was sklearn\.naive_bayes\.GaussianNB"):
         train(mlp(), dataset(), Params(epochs=1), tmp_path, resume=True)
 
