@@ -115,7 +115,7 @@ class TestFiles:
             secret.chmod(0)
         with unprivileged():
             try:
-                assert "ttH.root" in refused(flags, "may not be read")
+                assert "ttH.root" in refused(flags, "access is refused")
             finally:
                 if os.geteuid() == os.getuid():
                     secret.chmod(0o700)
