@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import math
@@ -116,7 +117,7 @@ def _judged(figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _free(out: Path) -> None:
     """The target must be new, or an earlier bundle, which is replaced; and its folder must be one that can be written to."""
-    if os.path.lexists(out) and not (out / "manifest.json").is_file():
+    if os.path.lexists(out) and not _is_bundle(out):
         raise BundleError(f"{out} exists and is not a bundle; choose another name with --fout, or remove it")
     parent = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
     if not parent.is_dir():
@@ -125,15 +126,49 @@ def _free(out: Path) -> None:
         raise BundleError(f"{out} cannot be written: the folder {parent} may not be written to; choose another place with --fout")
 
 
+def _is_bundle(folder: Path) -> bool:
+    """Whether there is a bundle's manifest: other software has files of that name too, and their folders must not be replaced."""
+    from mlaas.models.manifest import read_manifest
+
+    try:
+        read_manifest(folder)
+    except BundleError:
+        return False
+    return True
+
+
 @contextmanager
 def _run_folder(out: Path, resume: bool) -> Iterator[Path]:
     """The folder of a run under way; after an error it stays only if there is something in it to go on from."""
     folder = out.with_name(f".{out.name}.run")
     made = [parent for parent in out.absolute().parents if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, out), _cleared(folder, out, resume, made):
+        yield folder
+
+
+@contextmanager
+def _alone(folder: Path, out: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder; the system gives it back however the process ends. Raises BundleError when another run holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BundleError(f"{out} is being written by another run; wait for it, or choose another place with --fout") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _cleared(folder: Path, out: Path, resume: bool, made: Sequence[Path]) -> Iterator[None]:
+    """Clear up before and after a run; `made`: the folders above that were made for it."""
     for left in out.parent.glob(f".{glob.escape(out.name)}.tmp-*"):  # of a run that was killed while it wrote the bundle
         shutil.rmtree(left, ignore_errors=True)
     try:
-        yield folder
+        yield
     except BaseException as error:
         lost = isinstance(error, ModelError) and not resume
         going_on = (folder / "checkpoint.zip").exists() and not lost
