@@ -5,6 +5,7 @@ The command line, `POST /submit` and the API all build a `Workflow`. Bad input i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -48,6 +49,7 @@ def _padding(value: Any) -> Any:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Names = Annotated[list[str], BeforeValidator(_names)]
 
+FLOAT32_MAX = 2.0**128 - 2.0**104
 DEFAULT_IDENTIFIER = ["run", "event", "luminosityBlock"]
 
 
@@ -133,8 +135,8 @@ class Params(_Document):
     @field_validator("nan")
     @classmethod
     def _finite_or_nan(cls, value: float) -> float:
-        if math.isinf(value):
-            raise ValueError("must be NaN or a finite number")
+        if abs(value) > FLOAT32_MAX:
+            raise ValueError("must be NaN or a finite number of 32 bits, which the matrix holds")
         return value
 
     @field_validator("split")
@@ -231,11 +233,13 @@ def read_json(path: str, field: str) -> dict[str, Any]:
     try:
         value = json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise WorkflowError(f"{field}: there is no file {path}") from None
+        raise _missing(path, field) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(f"{field}: {path} cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise WorkflowError(f"{field}: {path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise WorkflowError(f"{field}: {path} is nested too deep") from None
     if not isinstance(value, dict):
         raise WorkflowError(f"{field}: {path} must hold a JSON object, not {type(value).__name__}")
     return value
@@ -319,10 +323,18 @@ def _beside(source: Path, path: str) -> str:
 def _not_a_missing_list(argument: str, field: str) -> None:
     """A mistyped files.txt is not a comma list of one."""
     if argument.endswith((".txt", ".lst", ".list")) and "," not in argument and not Path(argument).is_file():
-        raise WorkflowError(f"{field}: there is no file {argument}")
+        raise _missing(argument, field)
 
 
 def _present(path: str, field: str) -> str:
     if not Path(path).is_file():
-        raise WorkflowError(f"{field}: there is no file {path}")
+        raise _missing(path, field)
     return path
+
+
+def _missing(path: str, field: str) -> WorkflowError:
+    """The error for a file that is not there, with the nearest name beside it."""
+    known: list[str] = []
+    with contextlib.suppress(OSError):
+        known = [item.name for item in Path(path).parent.iterdir()]
+    return WorkflowError(f"{field}: there is no file {path}{nearest(Path(path).name, known)}")
