@@ -24,7 +24,7 @@ import numpy as np
 
 from mlaas.console import SILENT, Progress, Stage
 from mlaas.data import handled
-from mlaas.data.choose import Choice, agree, choose
+from mlaas.data.choose import Choice, agree, choose, doubtful_identifiers
 from mlaas.data.columns import Columns
 from mlaas.data.dataset import Options, Part, PreparedDataset
 from mlaas.data.expressions import Expression, compile_expression
@@ -40,7 +40,7 @@ from mlaas.data.sources import Source, detect, expand, explain
 from mlaas.data.specs import Specs, override, published
 from mlaas.errors import Cancelled, DataError, MissingExtraError, MLaaSError, ResourceError, nearest
 from mlaas.settings import settings
-from mlaas.workflow import Workflow, read_json
+from mlaas.workflow import DEFAULT_IDENTIFIER, Workflow, read_json
 
 MANY_FILES = 32
 
@@ -236,6 +236,9 @@ def _prepare(workflow: Workflow, folder: Path, progress: Progress) -> Prepared:
             for source, file, share in zip(sources, files, used, strict=True)
         )
         _tell(choice, progress)
+        given = [] if params.identifier == DEFAULT_IDENTIFIER else params.identifier  # the default names are tried on every file
+        for sentence in doubtful_identifiers(first, given, choice.wanted):
+            progress.note(sentence)
         summaries, reused = _read_all(workflow, folder, described, files, selection, workers, progress)
     return Prepared(workflow, folder, described, summaries, dict(first.branches), choice, selection, reused)
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mlaas.data.access import redacted
 from mlaas.data.files import Branch, EventFile
 from mlaas.errors import DataError, nearest
+
+_IDENTIFIER = re.compile(r"(run|event|evt|lumi|luminosity|lumi_?section)_?(no|nr|num|number|id|block|section)?", re.I)  # EventNumber, lumi_block
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,19 @@ def choose(file: EventFile, *, selected: Sequence[str], excluded: Sequence[str],
     if not wanted:
         raise DataError(f"{file.path}: no branch is left to be a feature; check selected_branches, exclude_branches and identifier")
     return Choice(tuple(wanted), left_out)
+
+
+def doubtful_identifiers(file: EventFile, given: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """What is to be told of identifiers: names that the user gave and no branch has, and features that are named like identifiers."""
+    known = [*file.branches, *file.excluded]
+    told = []
+    for pattern in given:
+        if not any(_any(name, [pattern]) for name in known):
+            told.append(f"params.identifier: there is no branch {pattern!r} in {redacted(file.path)}{nearest(pattern, known)}")
+    alike = [name for name in wanted if _IDENTIFIER.fullmatch(name) and file.branches[name].kind == "flat"]
+    if alike:
+        told.append(f"features that are named like identifiers: {', '.join(alike)}; if they are, name them in params.identifier")
+    return told
 
 
 def names_in(given: Sequence[str]) -> list[str]:

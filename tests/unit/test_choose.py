@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlaas.data.choose import agree, agree_with, choose, names_in
+from mlaas.data.choose import agree, agree_with, choose, doubtful_identifiers, names_in
 from mlaas.data.files import Branch
 from mlaas.errors import DataError
 
@@ -114,3 +114,11 @@ def test_a_file_for_a_model():
         agree_with(file("jet_pt", excluded={"met": "strings"}), model)
     with pytest.raises(DataError, match=r"branch 'jet_pt' is flat in a.root, but the model was trained with it jagged"):
         agree_with(file("met", "jet_pt", jet_pt="flat"), model)
+
+
+def test_identifiers_that_are_none_and_features_that_look_like_some():
+    tree = file("runNo", "EventNumber", "lumi_block", "met", "eventShape", "jet_run", excluded={"evt": "strings"})
+    assert doubtful_identifiers(tree, ["runNo", "Event*", "lumi_block", "evt"], ["met", "eventShape", "jet_run"]) == []
+    missing, alike = doubtful_identifiers(tree, ["runNos", "EventNumber"], ["runNo", "lumi_block", "met", "eventShape"])
+    assert missing == "params.identifier: there is no branch 'runNos' in a.root (did you mean 'runNo'?)"
+    assert "named like identifiers: runNo, lumi_block;" in alike

@@ -254,6 +254,16 @@ def test_selected_branches_and_identifiers(pair, tmp_path):
         names(selected_branches="jetpt")
 
 
+def test_a_mistyped_identifier_is_told(pair, tmp_path):
+    told = Notes()
+    prepare(workflow(pair, identifier="run,evnt"), cache=tmp_path, progress=told)
+    assert any("params.identifier: there is no branch 'evnt'" in note and "did you mean 'event'" in note for note in told.notes)
+    assert any("named like identifiers: event;" in note for note in told.notes)
+    quiet = Notes()
+    prepare(workflow(pair), cache=tmp_path, progress=quiet)
+    assert not any("identifier" in note for note in quiet.notes)
+
+
 def test_neither_label_nor_weights_are_features(pair, tmp_path):
     prepared = prepare(workflow(pair, labels="process", exclude_branches="", weight="gen_weight*pu_weight"), cache=tmp_path)
     assert {slot.name for slot in prepared.features.layout.slots} == {"met", "ht", "target", "njet", "jet_pt", "jet_id"}
