@@ -104,6 +104,15 @@ def _is_empty(path: str) -> bool:
         return False
 
 
+def _begins(path: str, magic: bytes) -> bool:
+    """Whether a file begins so; True for one that cannot be looked at here."""
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123
+            return stream.read(len(magic)) == magic
+    except OSError:
+        return True
+
+
 def _absent(name: str, protocol: str, error: BaseException, text: str) -> str:
     if re.search(r"relative path .*disallowed|opening relative path", text, re.I):
         return f"{name}: the server takes absolute paths only; write two slashes after the host, as in root://host//store/file.root"
@@ -145,7 +154,7 @@ def _unreachable(name: str, protocol: str, error: BaseException, text: str) -> s
 
 
 def _damaged(name: str, protocol: str, error: BaseException, text: str) -> str:
-    if re.search(r"not a ROOT file", text, re.I):
+    if re.search(r"not a ROOT file", text, re.I) or (name.endswith(".root") and "expected Chunk" in text and not _begins(name, b"root")):
         return f"{name} is not a ROOT file"
     cut = isinstance(error, EOFError | zlib.error | lzma.LZMAError | struct.error) or re.search(
         r"gzip|invalid data stream|end-of-stream|truncated|zstd|decompress|Deserialization|expected Chunk|unexpected end|magic bytes not found",

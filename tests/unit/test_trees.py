@@ -411,7 +411,9 @@ def test_a_truncated_file_is_reported(tmp_path, part):
     assert "a.root is truncated: " in sentence or (part == 0.1 and "a.root is damaged or truncated" in sentence)
 
 
-@pytest.mark.parametrize(("content", "sentence"), [(b"", "is empty|damaged or truncated"), (b"hello" * 100, "is not a ROOT file")])
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(b"", "is empty|damaged or truncated"), (b"hello" * 100, "is not a ROOT file"), (b"hello", "is not a ROOT file")]
+)
 def test_what_is_no_root_file(tmp_path, content, sentence):
     path = tmp_path / "a.root"
     path.write_bytes(content)
