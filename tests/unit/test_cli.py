@@ -150,9 +150,11 @@ def fails(capsys, *arguments):
     [
         ("--files=nothing.txt", "files: there is no file nothing.txt"),
         ("--labels=nothing.txt", "labels: there is no file nothing.txt"),
+        ("--labels=label.txt", "labels: there is no file label.txt (did you mean 'labels.txt'?)"),
         ("--labels=1", "1 labels for 2 files; give one per file"),
         ("--model=other.py", "model: there is no file other.py"),
         ("--params=none.json", "params: there is no file none.json"),
+        ("--params=pram.json", "params: there is no file pram.json (did you mean 'params.json'?)"),
         ("--params=model.py", "params: model.py is not JSON"),
         ("--params=list.json", "must hold a JSON object"),
         ("--params=typo.json", "did you mean 'epochs'?"),
