@@ -233,6 +233,8 @@ def _onnx(data: ReportData) -> Iterator[Verdict]:
         return
     if data.onnx.accepted:
         told = f"largest difference {number(data.onnx.difference, 2)}, allowed {number(data.onnx.tolerance, 2)}"
+        if data.task == "regression":
+            told += " times the root mean square of the values"
         yield Verdict("good", f"The ONNX form gives the same scores as the native model ({told}).")
     else:
         yield Verdict("note", f"No ONNX form; the native model serves: {data.onnx.reason or 'its scores differ from the native ones'}.")
