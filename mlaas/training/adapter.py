@@ -174,9 +174,9 @@ def adapt(model: Any, problem: Problem, params: Params) -> Adapter:
     scikit-learn estimator. Raises ModelError when it is none of these, or does not fit the problem.
     """
     if model is None:
-        raise ModelError("the function model of model.py returned nothing: end it with `return`")
+        raise ModelError("the function model returned nothing: end it with `return`")
     if inspect.isclass(model):
-        raise ModelError(f"the function model of model.py returned the class {model.__name__}: return an instance, {model.__name__}(...)")
+        raise ModelError(f"the function model returned the class {model.__name__}: return an instance, {model.__name__}(...)")
     origins = _origins(model)
     if "tf_keras" in origins:
         raise ModelError("the model is made with tf_keras (Keras 2): make it with `keras`, version 3")
@@ -201,7 +201,7 @@ def adapt(model: Any, problem: Problem, params: Params) -> Adapter:
 
         return adapt_sklearn(model, problem, params)
     raise ModelError(
-        f"the function model of model.py returned {_article(type(model).__name__)}; return a compiled Keras model, a torch nn.Module, "
+        f"the function model returned {_article(type(model).__name__)}; return a compiled Keras model, a torch nn.Module, "
         "a fastai Learner, or a scikit-learn or XGBoost estimator"
     )
 
