@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from mlaas.data.credentials import scheme, storage_options
 
@@ -160,6 +161,14 @@ def identity(path: str) -> str:
         stream.seek(max(0, size - (1 << 16)))
         digest.update(stream.read())
     return f"{size}-{digest.hexdigest()[:32]}"
+
+
+def root_identity(path: str, uuid: UUID, end: int, tree: str) -> str:
+    """`identity` of a ROOT file: its UUID and its end, wherever it lies.
+
+    Files that ROOT writes with `?reproducible` all have the UUID 0, so that other contents may have the same: those are told apart as any other file.
+    """
+    return f"root:{uuid}:{end}:{tree}" if uuid.int else f"{identity(path)}:{tree}"
 
 
 def url_path(path: str) -> str:

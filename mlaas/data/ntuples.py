@@ -10,6 +10,7 @@ import awkward as ak
 import numpy as np
 import numpy.typing as npt
 
+from mlaas.data.access import root_identity
 from mlaas.data.awkwards import to_column
 from mlaas.data.columns import Column, Columns
 from mlaas.data.files import Branch, Kind
@@ -31,7 +32,7 @@ class NtupleFile:
             self._describe(name, content, None)
         self.branches: Mapping[str, Branch] = self._usable
         self.excluded: Mapping[str, str] = self._others
-        self.identity = f"root:{ntuple.file.uuid}:{ntuple.file.fEND}:{getattr(ntuple, 'name', '')}"
+        self.identity = root_identity(path, ntuple.file.uuid, ntuple.file.fEND, getattr(ntuple, "name", ""))
 
     def _describe(self, name: str, form: Any, collection: str | None) -> None:
         """Sort one field, or the fields of a record, into usable and excluded ones."""

@@ -19,6 +19,7 @@ from uproot.interpretation.numerical import AsDtype, Numerical
 from uproot.interpretation.objects import AsObjects, AsStridedObjects
 from uproot.interpretation.strings import AsStrings
 
+from mlaas.data.access import root_identity
 from mlaas.data.awkwards import to_column
 from mlaas.data.baskets import BasketColumn, Buffer, ByteSource, Unusual
 from mlaas.data.columns import Array, Column, Columns, Jagged
@@ -92,7 +93,7 @@ class TreeFile:
         self.excluded: Mapping[str, str]
         self.branches, self.excluded = self._describe()
         directory = tree.file
-        self.identity = f"root:{directory.uuid}:{directory.fEND}:{tree.object_path}"
+        self.identity = root_identity(path, directory.uuid, directory.fEND, tree.object_path)
 
     def _describe(self) -> tuple[dict[str, Branch], dict[str, str]]:
         branches: dict[str, Branch] = {}

@@ -242,6 +242,21 @@ def test_identity_tells_files_apart_and_survives_a_move(tmp_path):
     assert identity(one) == identity(moved) != identity(two)
 
 
+def test_files_without_a_uuid_of_their_own_are_told_apart(tmp_path):
+    """ROOT's `?reproducible` writes the UUID 0 into every file: equal size must not make other contents the same."""
+    found = set()
+    for number in (1, 2):
+        path = tmp_path / f"{number}.root"
+        with uproot.recreate(path, compression=None) as file:
+            file["t"] = {"x": np.full(10, number, np.float32)}
+        with uproot.open(path) as file:
+            uuid = file.file.uuid.bytes
+        path.write_bytes(path.read_bytes().replace(uuid, bytes(16)))
+        with open_events(str(path)) as file:
+            found.add(file.identity)
+    assert len(found) == 2
+
+
 def test_two_threads_read_one_file(files):
     """As several files are read at once, and passes of one file overlap."""
     with open_events(str(files["zlib"]), tree="dir/sub/events", workers=2) as file:
