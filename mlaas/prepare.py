@@ -135,7 +135,7 @@ class Prepared:
     def dataset(self) -> PreparedDataset:
         """The events in chunks. Raises DataError when no event passed the cuts or a label is outside the classes."""
         params = self.workflow.params
-        options = Options(params.chunk_size, params.shuffle, params.seed, params.fractions, params.class_balance, params.nan)
+        options = Options(params.chunk_size, params.shuffle, params.seed, params.fractions, params.class_balance, params.nan, params.negative_weights)
         return PreparedDataset(list(self._parts()), self.features.layout, self.labels.task, self.labels.classes, options, self.key)
 
     def _parts(self) -> Iterator[Part]:

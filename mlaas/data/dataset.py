@@ -52,6 +52,7 @@ class Options:
     fractions: tuple[float, float] = (0.15, 0.15)
     class_balance: bool = False
     padding: float = math.nan
+    negative_weights: Literal["keep", "abs", "zero"] = "keep"
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,13 @@ class PreparedDataset:
     def factors(self) -> npt.NDArray[np.float64]:
         """The factor per class from the user's weight to the one in a chunk, shape (classes,) (one factor for regression).
 
-        The mean absolute weight in training is 1; with class balance every class has the same sum of weights there.
+        The mean absolute weight in training is 1; with class balance every class has the same sum of weights there, negative ones taken as
+        training takes them.
         """
-        sums, absolute = self._index.sums[:, 0], self._index.absolute[:, 0]
+        signed, absolute = self._index.sums[:, 0], self._index.absolute[:, 0]
         if not np.any(absolute):
-            sums, absolute = self._index.sums.sum(axis=1), self._index.absolute.sum(axis=1)
+            signed, absolute = self._index.sums.sum(axis=1), self._index.absolute.sum(axis=1)
+        sums = {"keep": signed, "abs": absolute, "zero": (signed + absolute) / 2}[self._options.negative_weights]
         balance = np.ones(len(sums))
         if self._options.class_balance and self.task == "classification":
             if np.any(sums <= 0):

@@ -11,10 +11,10 @@ from tests.bench import cases
 
 def main() -> None:
     """Run once."""
-    path, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    path, folder, handled = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "handled"
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        job = cases.prepared([path], Path(cache), handled=False)
-        chunks = cases.Chunks(job)
+        job = cases.prepared([path], Path(cache), handled=handled)
+        chunks = cases.Chunks(job, stored=handled)
         chunks.run(chunks.dataset())
         print(peak(), cases.matrix_bytes(job, 100_000))
 

@@ -322,6 +322,16 @@ def test_class_balance(weights):
     assert found.weighted
 
 
+@pytest.mark.parametrize(("how", "taken"), [("keep", lambda w: w), ("abs", np.abs), ("zero", lambda w: np.maximum(w, 0))])
+def test_class_balance_counts_negative_weights_as_training_takes_them(how, taken):
+    rng = np.random.default_rng(3)
+    weights = [rng.normal(1, 1, 300), rng.normal(0.5, 1, 200)]
+    found = weighted(weights=weights, class_balance=True, negative_weights=how)
+    y, weight = (np.concatenate(parts) for parts in zip(*((chunk.y.copy(), chunk.weight.copy()) for chunk in found.chunks("train")), strict=True))
+    sums = [taken(weight[y == index]).sum() for index in (0, 1)]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+
+
 def test_class_balance_of_a_class_without_positive_weights_is_refused():
     found = weighted(weights=[np.full(200, -1.0), np.ones(200)], class_balance=True)
     with pytest.raises(DataError, match=r"params\.class_balance: class 0 has a sum of weights of -"):
