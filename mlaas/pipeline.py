@@ -400,6 +400,8 @@ def replay(bundle: Path, *, out: Path, trust: bool = False, progress: Progress =
     """Train again from what a bundle records and compare. The bundle's model.py is executed, so it needs `trust`."""
     from mlaas.models.bundle import read_bundle
 
+    if out.expanduser().resolve() == bundle.resolve():
+        raise BundleError(f"replaying into {out} would replace the bundle it is compared with; choose another name with --fout")
     opened = read_bundle(bundle)
     if not trust:
         raise BundleError(f"replaying {bundle} executes its model.py; if you trust where the bundle comes from, say so with --trust")

@@ -23,7 +23,7 @@ class Chunk:
     mask: shape (n, width), bool, true where x is padding; None unless the model asks for masks.
     order: shape (n,), int64; the order in which `batches` walks the rows: proportional between files, or shuffled.
 
-    The arrays are valid until the next chunk is asked for: their memory is used again. Copy what must live longer.
+    The arrays are valid until the dataset is asked for another chunk, of whatever split: their memory is used again. Copy what must live longer.
     """
 
     x: npt.NDArray[np.float32]

@@ -25,6 +25,7 @@ Batches = Callable[[bool], Iterator[Selected]]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 LARGE_BYTES = 64 << 20  # of a chunk's matrix: above it there is one buffer instead of two
+SPARE_BYTES = 1 << 30  # of a buffer that is kept between passes
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class PreparedDataset:
         self._values = list(classes)
         self._options = options
         self.task: Task = task
+        self._spare: _Buffer | None = None
         if not layout.width:
             raise DataError("no features: every selected branch is empty in all events; choose other branches")
 
@@ -188,7 +190,7 @@ class PreparedDataset:
         cursors = [_Cursor(self, number, split, int(plan[:start, number].sum())) for number in range(len(self._parts))]
         rows = int(plan[start:].sum(axis=1).max())
         large = rows * self.width * 4 > LARGE_BYTES
-        buffers = [_Buffer(rows, self.width, mask) for _ in range(1 if large or start + 1 == len(plan) else 2)]
+        buffers = [self._buffer(rows, mask) for _ in range(1 if large or start + 1 == len(plan) else 2)]
 
         def ahead(k: int) -> Callable[[], Chunk]:
             """Begin chunk k: a small one is made whole, a large one read but not yet written (its buffer is in use)."""
@@ -205,6 +207,15 @@ class PreparedDataset:
                 if k + 1 < len(plan):
                     pending = ahead(k + 1)
                 yield chunk
+        if large and buffers[0].nbytes <= SPARE_BYTES:
+            self._spare = buffers[0]
+
+    def _buffer(self, rows: int, mask: bool) -> _Buffer:
+        """Memory for a chunk: that of an earlier pass if it fits, for fresh memory costs as much time as filling it."""
+        spare, self._spare = self._spare, None
+        if spare is not None and len(spare.x) >= rows and (spare.mask is not None) == mask:
+            return spare
+        return _Buffer(rows, self.width, mask)
 
     def raw(self, enough: int | None = None) -> Iterator[tuple[Columns, npt.NDArray[Any], npt.NDArray[np.float64]]]:
         """The selected events batch by batch as columns, with class index (or target) and the user's weight, both of shape (n,).
@@ -279,6 +290,11 @@ class _Buffer:
         self.mask: Mask | None = np.empty((rows, width), np.bool_) if mask else None
         self.y = np.empty(rows, np.float64)
         self.weight = np.empty(rows, np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.x.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
 class _Cursor:

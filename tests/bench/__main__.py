@@ -152,7 +152,7 @@ def formats(table: Table, options: argparse.Namespace) -> None:
 
 def workers(table: Table, options: argparse.Namespace) -> None:
     """Two workers against one, on two files and on one."""
-    pair = [data(options, "signal", options.events), data(options, "background", options.events)]
+    pair = [data(options, "signal", 2 * options.events), data(options, "background", 2 * options.events)]
 
     def reading(paths: list[Path], number: int) -> Case:
         def case() -> int:

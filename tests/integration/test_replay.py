@@ -101,3 +101,11 @@ def test_a_damaged_bundle(job, tmp_path):
     ended = mlaas("replay", tmp_path / "hurt", "--trust")
     assert ended.code == 2
     assert "model.py has changed" in ended.sentence
+
+
+def test_it_does_not_replace_the_bundle_it_is_compared_with(job):
+    before = listing(job / "ttH")
+    ended = mlaas("replay", job / "ttH", "--trust", f"--fout={job / 'ttH'}")
+    assert ended.code == 2
+    assert ended.sentence.startswith("replaying into")
+    assert listing(job / "ttH") == before
