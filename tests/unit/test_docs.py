@@ -45,7 +45,7 @@ def test_the_commands_in_the_readme_parse():
 
 def test_the_workflow_in_the_readme_is_valid():
     text = (ROOT / "README.md").read_text()
-    params, preproc = re.search(r'\{"branch".*\}', text), re.search(r'\{"new_branch"[^`]*?\}\}\}', text)
+    params, preproc = re.search(r'\{"branch"[^}]*\}', text), re.search(r'\{"new_branch"[^`]*?\}\}\}', text)
     assert params
     assert preproc
     workflow = parse(
