@@ -6,16 +6,16 @@ calls would cost more than the work. Callers keep the arrays alive while it runs
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-F = TypeVar("F", bound=Callable[..., Any])
+from mlaas.data.lists import kernel
+
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
@@ -32,14 +32,6 @@ def typed(values: Array) -> Array:
     elif values.dtype not in CODES:
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     return np.ascontiguousarray(values)
-
-
-def kernel(function: F) -> F:
-    """Compile without the interpreter lock; keep the result on disk where there is a place for it."""
-    try:
-        return cast(F, njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # a read-only installation and no home: numba has no folder to write to
-        return cast(F, njit(nogil=True)(function))
 
 
 @intrinsic
