@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from mlaas.cli import parser
 from mlaas.settings import Settings
+from mlaas.sizes import Size, write_size
 from mlaas.workflow import Params
 
 PATH = Path(__file__).parent.parent / "mlaas" / "REFERENCE.md"
@@ -72,7 +73,15 @@ def settings() -> str:
 
 
 def _fields(model: type[BaseModel]) -> list[tuple[str, ...]]:
-    return [(f"`{name}`", _type(field.annotation), _default(field), _text(field.description or "")) for name, field in model.model_fields.items()]
+    return [(f"`{name}`", _kind(field), _default(field), _text(field.description or "")) for name, field in model.model_fields.items()]
+
+
+def _kind(field: FieldInfo) -> str:
+    return "size" if _is_size(field) else _type(field.annotation)
+
+
+def _is_size(field: FieldInfo) -> bool:
+    return any(entry in field.metadata for entry in Size.__metadata__)
 
 
 def _type(annotation: Any) -> str:
@@ -82,9 +91,11 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f'"{value}"' for value in arguments)
     if origin in {typing.Union, types.UnionType}:
-        return " or ".join(dict.fromkeys(_type(part) for part in arguments))
+        return " or ".join(dict.fromkeys(_type(part) for part in arguments if part is not types.NoneType))
     if origin is tuple:
         return f"[{', '.join(map(_type, arguments))}]"
+    if origin is dict:
+        return "JSON"
     if origin is list:
         return f"list of {_type(arguments[0])}"
     return {float: "number", int: "integer", bool: "true or false", str: "text", Path: "path"}[annotation]
@@ -92,11 +103,16 @@ def _type(annotation: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
+    if value is None:
+        return ""
+    if _is_size(field):
+        return write_size(value).replace(" ", "") if value else "0"
     if isinstance(value, float) and math.isnan(value):
         return "NaN"
     if isinstance(value, Path):
         value = re.sub(rf"^{re.escape(str(Path.home()))}", "~", str(value))
-    return {"": '""', "True": "true", "False": "false", "[]": "[]"}.get(str(value), ", ".join(value) if isinstance(value, list) else str(value))
+    written = {"": '""', "True": "true", "False": "false", "[]": "[]", "{}": "{}"}
+    return written.get(str(value), ", ".join(value) if isinstance(value, list) else str(value))
 
 
 def _text(text: str) -> str:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from mlaas.errors import WorkflowError
 from mlaas.settings import settings
+from mlaas.sizes import read_size
 from mlaas.workflow import Params
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def parse_size(text: str, field: str = "params.memory_limit") -> int:
-    """Read a size such as "4GB", "512 MiB" or "3g"; returns bytes. Raises WorkflowError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
-    if not found or float(found[1]) <= 0:
-        raise WorkflowError(f'{field}: {text!r} is not a size; write e.g. "4GB", "512MB" or "2GiB"')
-    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+    """Read a size such as "4GB" (`mlaas.sizes.read_size`). Raises WorkflowError naming the field."""
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise WorkflowError(f"{field}: {error}") from None
 
 
 def available_memory() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "mlaas"
-BASE = {"__init__", "errors", "settings", "console", "signals"}
+BASE = {"__init__", "errors", "sizes", "settings", "console", "signals", "places"}
 # each part, and what it may know besides itself and the base
 LAYERS: dict[str, set[str]] = {
     **{part: set() for part in BASE},
@@ -23,8 +23,19 @@ LAYERS: dict[str, set[str]] = {
     "prepare": {"data", "workflow"},
     "pipeline": {"data", "workflow", "models", "report", "training", "prepare"},
     "demo": {"data"},
+    # the service: `inference` knows neither training nor server; only `store` knows the database; only `jobs` starts processes of users
+    "auth": set(),
+    "web": {"auth"},
+    "store": set(),
+    "workspaces": {"store"},
+    "jobs": {"data", "workflow", "models", "store", "workspaces", "web"},
+    "inference": {"auth", "web", "data", "models"},
+    "server": {"auth", "web", "store", "workspaces", "jobs", "data", "workflow", "models"},
+    "client": set(),
+    "service": {"auth", "web", "store", "jobs", "inference", "server"},
     "commands": {"data", "workflow", "pipeline", "demo"},
-    "cli": {"commands", "demo"},
+    "commands_service": {"service", "client", "auth", "web", "store", "jobs", "inference", "server", "workflow"},
+    "cli": {"commands", "commands_service", "demo"},
 }
 EXTRAS = {
     "tensorflow",
@@ -41,7 +52,25 @@ EXTRAS = {
     "s3fs",
     "ROOT",
 }
-SLOW = {"numpy", "pyarrow", "awkward", "uproot", "numba", "sklearn", "matplotlib", "hist", "mplhep", "onnx", "onnxruntime", "skops"}
+SERVICE_EXTRAS = {
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "orjson",
+    "python_multipart",
+    "sse_starlette",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "jwt",
+    "prometheus_client",
+    "docker",
+    "google",
+    "grpc",
+    "netron",
+}
+SERVICE = {"auth", "web", "store", "workspaces", "jobs", "inference", "server", "service"}  # parts that are there with the extra only
+SLOW = {"httpx", "numpy", "pyarrow", "awkward", "uproot", "numba", "sklearn", "matplotlib", "hist", "mplhep", "onnx", "onnxruntime", "skops"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "demo" / "files" not in path.parents)
 
 
@@ -87,7 +116,8 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_extras_are_imported_late(path):
-    heavy = {name.split(".")[0] for name in early(ast.parse(path.read_text()).body)} & EXTRAS
+    own = SERVICE_EXTRAS if part_of(path) in SERVICE else set()
+    heavy = {name.split(".")[0] for name in early(ast.parse(path.read_text()).body)} & (EXTRAS | SERVICE_EXTRAS) - own
     assert not heavy, f"{path.name} imports {heavy} at its top: an installation without that extra would not work"
 
 
@@ -103,8 +133,8 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_the_command_starts_fast():
-    assert not loaded_by("mlaas.cli") & (EXTRAS | SLOW)
+    assert not loaded_by("mlaas.cli") & (EXTRAS | SERVICE_EXTRAS | SLOW)
 
 
 def test_the_pipeline_loads_no_framework():
-    assert not loaded_by("mlaas.pipeline") & (EXTRAS | {"matplotlib", "onnxruntime"})
+    assert not loaded_by("mlaas.pipeline") & (EXTRAS | SERVICE_EXTRAS | {"matplotlib", "onnxruntime"})

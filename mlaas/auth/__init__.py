@@ -1,0 +1,1 @@
+"""Who is asking: tokens in, an `Identity` out. Nothing here knows HTTP frameworks, the database or the models."""
