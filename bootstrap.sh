@@ -22,9 +22,12 @@ apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" </dev/null >/dev/null
 }
 
+# Debian keeps PostgreSQL's programs out of the PATH.
+installed() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/$1" >/dev/null; }
+
 # system_package PROGRAM PACKAGE WHAT-FOR: a program that some parts need; its absence is told, not fatal (the tests list what they left out).
 system_package() {
-    command -v "$1" >/dev/null && return
+    installed "$1" && return
     if debian_root; then
         apt_install "$2" || say "the package $2 could not be installed: $3 will not work"
     else
@@ -99,10 +102,23 @@ ready() {
     for extra in "$@"; do grep -qxF -- "$extra" "$STAMP" || return 1; done
 }
 
+test_packages() {
+    system_package xrootd xrootd-server "the tests that read by root://"
+    system_package curl curl "the tests of the published calls"
+    system_package initdb postgresql "the tests on PostgreSQL"
+    system_package node nodejs "the tests against an OpenID provider"
+    system_package npm npm "the tests against an OpenID provider"
+    system_package oidc-agent oidc-agent-cli "the tests with oidc-agent"
+    system_package chromium chromium "the tests of the web pages"
+    system_package dockerd docker.io "the tests of jobs in containers"
+    system_package iptables iptables "the tests of jobs in containers"
+    system_package mmdebstrap mmdebstrap "the tests of jobs in containers"
+}
+
 main() {
     [ $# -gt 0 ] || die "usage: bootstrap.sh EXTRA... (see pyproject.toml)"
     case " $* " in *" root "* | *" test "*) system_package c++ g++ "writing std::vector branches with ROOT" ;; esac
-    case " $* " in *" test "*) system_package xrootd xrootd-server "the tests that read by root://" ;; esac
+    case " $* " in *" test "*) test_packages ;; esac
     if ready "$@"; then return; fi
     local began=$SECONDS held=()
     if [ -f "$STAMP" ]; then mapfile -t held < <(tail -n +2 "$STAMP"); fi

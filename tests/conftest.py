@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlaas.models.order import before_tensorflow
+from tests.support.programs import find_program
 
 # before anything imports a library that reads them: one thread each, for the tests share two cores and must repeat exactly
 for _name, _value in {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg"}.items():
@@ -21,7 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 before_tensorflow()  # the tests load every framework into one process
 
-PACKAGES = {"xrootd": "xrootd-server", "c++": "g++"}
+PACKAGES = {
+    "xrootd": "xrootd-server",
+    "c++": "g++",
+    "dockerd": "docker.io",
+    "initdb": "postgresql",
+    "node": "nodejs",
+    "oidc-agent": "oidc-agent-cli",
+}
 HARDWARE = {"gpu": "nvidia-smi"}
 
 
@@ -33,7 +41,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """A missing program fails the test where it could be installed (CI, root on Debian); elsewhere the test is left out and listed."""
     for mark in item.iter_markers("needs"):
         for need in mark.args:
-            if shutil.which(HARDWARE.get(need, need)):
+            if find_program(HARDWARE.get(need, need)):
                 continue
             if need in HARDWARE:
                 pytest.skip(f"this machine has no {need.upper()}")
