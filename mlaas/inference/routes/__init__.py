@@ -1,0 +1,12 @@
+"""The routes beside the predictions: uploads, the list of models, images, the viewer. They go through Starlette."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from mlaas.inference.context import Context
+
+
+def routes(context: Context) -> list[BaseRoute]:
+    """All of them; asked after the routes of predictions, in this order."""
+    return []
