@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log lines that are written.")
     shutdown_timeout: float = Field(20.0, ge=0, description="Seconds that running requests get to finish when the service stops.")
 
+    # ---- the commands that talk to a service
+    server: str = Field("", description="Address of the server that the commands talk to; empty takes that of the last login, else this machine's.")
+    ca_file: Path | None = Field(None, description="CA certificates (PEM) that the server is checked with; empty takes those of the system.")
+    oidc_agent: str = Field("", description="Account of oidc-agent that the commands take tokens from; empty lets it choose by the issuer.")
+
     # ---- who may do what
     auth: Literal["token", "oidc"] = Field(
         "token", description="token: one embedded token for one user, made at the first start. oidc: tokens of OpenID providers."

@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mlaas.errors import DataError, MissingExtraError
+from mlaas.bearer import bearer_token
+from mlaas.errors import MissingExtraError
 
 CONNECT_SECONDS = 15
 READ_SECONDS = 60
@@ -74,33 +75,6 @@ def _tls(_file: str | None, _folder: str | None, grid: str | None) -> ssl.SSLCon
     if authorities.is_dir():
         context.load_verify_locations(capath=authorities)
     return context
-
-
-def bearer_token() -> str:
-    """The user's bearer token, or "" (WLCG Bearer Token Discovery, doi:10.5281/zenodo.3937438).
-
-    In this order: BEARER_TOKEN, the file BEARER_TOKEN_FILE, $XDG_RUNTIME_DIR/bt_u<uid>, /tmp/bt_u<uid>. A file in a shared folder counts only
-    when it belongs to this user. Raises DataError when BEARER_TOKEN_FILE cannot be read or what was found is no token.
-    """
-    if token := os.environ.get("BEARER_TOKEN", "").strip():
-        return _checked(token, "BEARER_TOKEN")
-    if named := os.environ.get("BEARER_TOKEN_FILE", ""):
-        try:
-            return _checked(Path(named).read_text().strip(), "BEARER_TOKEN_FILE")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"BEARER_TOKEN_FILE: {named} cannot be read ({type(error).__name__}); give a file that holds a bearer token") from None
-    user = os.geteuid()
-    for folder in filter(None, (os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")):  # noqa: S108
-        file = Path(folder, f"bt_u{user}")
-        if file.is_file() and not file.is_symlink() and file.stat().st_uid == user:
-            return _checked(file.read_text(errors="replace").strip(), str(file))
-    return ""
-
-
-def _checked(token: str, source: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token):
-        raise DataError(f"{source} does not hold a bearer token: letters, digits and . _ ~ + / = - are allowed")
-    return token
 
 
 @cache

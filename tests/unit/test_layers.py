@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "mlaas"
-BASE = {"__init__", "errors", "sizes", "settings", "console", "signals", "places"}
+BASE = {"__init__", "errors", "sizes", "settings", "console", "signals", "places", "beneath", "unpacking", "bearer"}
 # each part, and what it may know besides itself and the base
 LAYERS: dict[str, set[str]] = {
     **{part: set() for part in BASE},
@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "client": set(),
     "service": {"auth", "web", "store", "jobs", "inference", "server"},
     "commands": {"data", "workflow", "pipeline", "demo"},
-    "commands_service": {"service", "client", "auth", "web", "store", "jobs", "inference", "server", "workflow"},
+    "commands_service": {"service", "client", "auth", "web", "store", "jobs", "inference", "server", "workflow", "models", "commands"},
     "cli": {"commands", "commands_service", "demo"},
 }
 EXTRAS = {
