@@ -16,7 +16,7 @@ from mlaas.models.scores import Matrix, Scores
 Array = npt.NDArray[Any]
 
 
-class NotLoaded(MLaaSError):
+class NotLoaded(MLaaSError):  # noqa: N818 - a state, which `load` mends
     """The model is not in this process: `Pool.load` may bring it, or say that there is none."""
 
 
@@ -38,7 +38,7 @@ class Served(Protocol):
     reference: the full name, tenant:model@version. width: the number of features; None for uploaded models that are not trained here.
     mask: whether it takes the mask of padding. classes: empty for regression and where nobody knows. task: "classification", "regression" or "".
     features: from raw events to the matrix; None where the bundle has none.
-    inline: `run` may be called in the event loop: a probed graph that takes at most some milliseconds for 64 rows and cannot take the process with it.
+    inline: `run` may be called in the event loop: a probed graph that takes at most some milliseconds for 64 rows.
     platform: as the Open Inference Protocol names it, e.g. "onnxruntime_onnx". aliases: at present.
     """
 
@@ -99,7 +99,7 @@ class Pool(Protocol):
         ...
 
     async def load(self, reference: str, identity: Identity) -> Served:
-        """The model that a caller means, loaded first where needed (seconds). Raises Problem: 404 (there is none for them), 503 (it cannot be loaded)."""
+        """The model that a caller means, loaded first where needed (seconds). Raises Problem: 404 (none for them), 503 (it cannot be loaded)."""
         ...
 
     def versions(self, reference: str, identity: Identity) -> list[int]:
