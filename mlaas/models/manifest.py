@@ -103,6 +103,7 @@ class Manifest(_Record):
     files: dict[RelativePath, Digest]
     versions: dict[str, str]
     provenance: dict[str, Any] = {}
+    job: str = Field("", description="the job that made this version of a repository")
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
