@@ -221,25 +221,43 @@ def read_lines(argument: str, field: str) -> list[str]:
     path = Path(argument)
     if path.is_file():
         try:
-            lines = [line.strip() for line in path.read_text().splitlines()]
+            return lines_of(path.read_text())
         except UnicodeDecodeError:
             raise WorkflowError(f"{field}: {argument} is not a text file; give a text file with one item per line, or a comma list") from None
-        return [line for line in lines if line and not line.startswith("#")]
-    return [part.strip() for part in argument.split(",") if part.strip()]
+    return items_of(argument)
+
+
+def lines_of(text: str) -> list[str]:
+    """The items of a text with one per line; `#` skips a line."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def items_of(text: str) -> list[str]:
+    """The items of a comma list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_json(path: str, field: str) -> dict[str, Any]:
     """Read a JSON object from a file. Raises WorkflowError when it is missing or not a JSON object."""
     try:
-        value = json.loads(Path(path).read_text())
+        return json_object(Path(path).read_text(), path, field)
     except FileNotFoundError:
         raise _missing(path, field) from None
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(f"{field}: {path} cannot be read: {error}") from None
+
+
+def json_object(text: str, path: str, field: str) -> dict[str, Any]:
+    """Read a JSON object from the text of a file. Raises WorkflowError when it is none."""
+    try:
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise WorkflowError(f"{field}: {path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise WorkflowError(f"{field}: {path} is nested too deep") from None
+    except ValueError:
+        raise WorkflowError(f"{field}: {path} holds a number of too many digits") from None
     if not isinstance(value, dict):
         raise WorkflowError(f"{field}: {path} must hold a JSON object, not {type(value).__name__}")
     return value
@@ -283,7 +301,7 @@ def from_flags(
 def parse_labels(argument: str) -> list[str | int | float] | str:
     """The labels that `--labels` means: one per file, or the name of a branch (see `from_flags`)."""
     _not_a_missing_list(argument, "labels")
-    values = [_label(value) for value in read_lines(argument, "labels")]
+    values = [label_of(value) for value in read_lines(argument, "labels")]
     if not values:
         raise WorkflowError(f"labels: {argument or 'the value'} names no label; give one label per file, or the name of the branch that holds it")
     if Path(argument).is_file() or "," in argument or not isinstance(values[0], str):
@@ -291,7 +309,7 @@ def parse_labels(argument: str) -> list[str | int | float] | str:
     return values[0]
 
 
-def _label(text: str) -> str | int | float:
+def label_of(text: str) -> str | int | float:
     """A number where the text is one, so that "1" in labels.txt is the class 1."""
     for kind in (int, float):
         try:
