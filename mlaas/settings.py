@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port of the server.")
     inference_port: int = Field(8081, ge=0, le=65535, description="Port of the inference service (HTTP).")
     grpc_port: int = Field(8082, ge=0, le=65535, description="Port of the inference service (gRPC); 0 leaves gRPC out.")
+    trusted_proxies: Items = Field(
+        ["127.0.0.1", "::1"], description="Addresses or networks of gateways whose X-Forwarded-For and -Proto are believed (comma list)."
+    )
     tls_certificate: Path | None = Field(
         None, description="Certificate chain (PEM) of the server and the inference service; empty serves without TLS."
     )

@@ -19,6 +19,7 @@ TITLES = {
     412: "Precondition failed",
     413: "Too large",
     415: "Unsupported media type",
+    416: "No such range",
     422: "Invalid",
     429: "Too many requests",
     500: "Internal error",
