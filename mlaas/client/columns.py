@@ -12,7 +12,7 @@ Events = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def plain(events: Events) -> dict[str, Any] | list[dict[str, Any]]:
-    """Columns (arrays of NumPy, Awkward, Arrow or pandas, or lists; jagged: lists of lists, or offsets and values), or a list of events, as plain lists.
+    """Columns (arrays of NumPy, Awkward, Arrow or pandas, or lists; jagged: lists of lists, or offsets and values), or a list of events, as JSON.
 
     Raises UserError naming the branch that cannot be sent; NaN and infinity cannot, because JSON has no such numbers.
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -90,7 +90,7 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job. `state`: queued, starting, running, publishing, succeeded, failed, cancelled or timed_out; `reason`: why, where there is something to say."""
+    """A job. state: one of STATES. reason: why it waits, failed or was cancelled, where there is something to say."""
 
     id: str
     number: int
@@ -171,7 +171,7 @@ class Prediction:
     scores: list[float] | list[list[float]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Event:
     """What happens to a job that is followed.
 
@@ -191,7 +191,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def read(kind: type[T], document: object) -> T:
     """A document of the server as a dataclass; fields that this client does not know are left out. Raises ServiceError when it does not fit."""
     try:
-        found: T = _adapter(kind).validate_python(document)
+        found: T = _adapter(cast(Any, kind)).validate_python(document)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise ServiceError(
@@ -204,4 +204,4 @@ def plain(document: object) -> Any:
     """A dataclass (or a list of them) as JSON takes it."""
     if isinstance(document, list):
         return [plain(item) for item in document]
-    return _adapter(type(document)).dump_python(document, mode="json") if not isinstance(document, Mapping) else dict(document)
+    return _adapter(cast(Any, type(document))).dump_python(document, mode="json") if not isinstance(document, Mapping) else dict(document)

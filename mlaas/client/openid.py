@@ -23,7 +23,7 @@ EARLY = 30.0  # s before its end that a token is no longer used
 
 @dataclass(frozen=True)
 class Code:
-    """What the user must do in a browser: open `address` and enter `code`, or open `whole`, which holds the code. `seconds`: how long it is good for."""
+    """What the user must do in a browser: open `address` and enter `code`, or open `whole`, which holds the code. It is good for `seconds`."""
 
     address: str
     code: str

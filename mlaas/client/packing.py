@@ -67,7 +67,7 @@ def entry(folder: Path, path: str) -> Entry:
 
 
 def pack(files: Iterable[Entry], advance: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-    """The archive in pieces; `advance` is told the bytes of the files that went in. Raises UserError when a file cannot be read or changes meanwhile."""
+    """The archive in pieces; `advance` is told the bytes that went in. Raises UserError when a file cannot be read or becomes shorter."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     for piece in _tar(files, advance):
         if packed := packer.compress(piece):

@@ -20,7 +20,8 @@ class Message:
 
 def messages(pieces: Iterable[bytes]) -> Iterator[Message]:
     """The events of a stream of bytes; comments are dropped, an event that was cut off is not given."""
-    kind, data, identifier, retry = "", [], "", None
+    kind, identifier, retry = "", "", None
+    data: list[str] = []
     for line in _lines(pieces):
         if not line:
             if data:

@@ -30,9 +30,12 @@ Content = Callable[[], Iterable[bytes]]
 
 
 class TokenSource(Protocol):
-    """Where a token comes from. `name`: for people."""
+    """Where a token comes from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
 
     def token(self, *, renew: bool = False) -> str:
         """The token; "" for none. renew: the last one was refused; get another if that is possible, else return the same."""
@@ -122,8 +125,9 @@ class Connection:
         given: Mapping[str, str] = options.pop("headers", {})
         for _ in range(REDIRECTS + 1):
             headers = {**given, **self._authorization(url, renew=renew)}
-            body = {"content": content()} if content else {}
-            answer = self._http.send(self._http.build_request(method, url, headers=headers, **options, **body), stream=True)
+            if content:
+                options["content"] = content()
+            answer = self._http.send(self._http.build_request(method, url, headers=headers, **options), stream=True)
             if not answer.has_redirect_location:
                 return answer
             answer.close()
@@ -167,7 +171,11 @@ def _certificate(error: Exception) -> bool:
 
 
 def _said(error: Exception) -> str:
-    kinds = {httpx.ConnectTimeout: "no answer to the connection", httpx.ReadTimeout: "no answer in time", httpx.WriteTimeout: "it takes nothing in"}
+    kinds: dict[type[Exception], str] = {
+        httpx.ConnectTimeout: "no answer to the connection",
+        httpx.ReadTimeout: "no answer in time",
+        httpx.WriteTimeout: "it takes nothing in",
+    }
     text = kinds.get(type(error), "") or " ".join(str(error).split()) or type(error).__name__
     return text.removeprefix("[Errno 111] ").removeprefix("[Errno -2] ")
 
