@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from mlaas.sizes import write_size
 PATIENCE = 6 * 3600.0  # s
 RESERVATIONS = 16
 LOOKAHEAD = 20  # jobs of one tenant behind its first that does not start
-EVALUATED = 2000  # jobs looked at in one pass
+EVALUATED = 1000  # jobs looked at in one pass
 SLACK = 1e-9  # sums of fractions of CPUs are not exact
 BEHIND = "waits for an earlier job"
 AGAIN = "the last attempt failed through no fault of the job; it is tried again in a moment"
@@ -99,11 +99,15 @@ def demand(job: Wanted) -> Amount:
 
 def impossible(job: Wanted, rules: Rules) -> str:
     """Why a job could not start even if nothing else ran, or an empty string."""
-    for pool in _pools(job, rules):
-        for name, wanted, limit in zip(Amount._fields, demand(job), _bounds(pool, rules), strict=True):
+    return next((sentence for _, sentence in exceeded(job.cpus, job.memory, job.gpus, job.groups, rules)), "")
+
+
+def exceeded(cpus: float, memory: int, gpus: int, groups: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:
+    """What of a job is more than any job of this user can get: the field, and the sentence without its subject."""
+    for pool in ("t:", *(f"g:{group}" for group in rules.limited(groups)), ""):
+        for name, wanted, limit in zip(Amount._fields, Amount(1, cpus, memory, gpus), _bounds(pool, rules), strict=True):
             if wanted > limit:
-                return f"asks for {_quantity(name, wanted)}, but {_whose(pool)} may have {_quantity(name, limit)} at most"
-    return ""
+                yield name, f"asks for {_quantity(name, wanted)}, but {_whose(pool)} may have {_quantity(name, limit)} at most"
 
 
 @dataclass
