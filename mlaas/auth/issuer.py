@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import ssl
 import time
@@ -143,7 +144,14 @@ def _check_url(url: str, field: str) -> bool:
         host = parts.hostname or ""
     except ValueError:
         raise UserError(f"{field}: {url} is not a URL") from None
-    loopback = host == "localhost" or host == "::1" or host.startswith("127.")
+    loopback = _is_loopback(host)
     if not host or parts.username or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
         raise UserError(f"{field}: {url} must be an https:// URL (http:// is for loopback addresses only)")
     return loopback
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
