@@ -42,7 +42,7 @@ counters = Table(
     "counters",
     metadata,
     Column("tenant", String(64), primary_key=True),
-    Column("kind", String(20), primary_key=True, comment="process (N_1, N_2, ...) or generation"),
+    Column("kind", String(20), primary_key=True, comment="process (N_1, N_2, ...), generation, submission; cpu_seconds: of deleted jobs"),
     Column("name", String(100), primary_key=True),
     Column("last", Integer, nullable=False),
 )
@@ -55,7 +55,7 @@ jobs = Table(
     Column("tenant", String(64), nullable=False),
     Column("process_name", String(120), nullable=False, comment="the published N_1"),
     Column("kind", String(10), nullable=False, comment="train or predict"),
-    Column("model", String(120), nullable=False, comment="trained: the name to publish under; predict: the reference of the model used"),
+    Column("model", String(320), nullable=False, comment="trained: the name to publish under; predict: the reference of the model used"),
     Column("workspace", String(100), nullable=True),
     Column("generation", Integer, nullable=True),
     Column("request", JSON, nullable=False, comment="what was submitted (server.wire.JobRequest)"),

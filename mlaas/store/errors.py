@@ -1,0 +1,65 @@
+"""What the store raises. `status` is the HTTP status that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import exc
+
+from mlaas.errors import MLaaSError
+
+_DISK_FULL = "53100"  # PostgreSQL's code
+_SHUT_OUT = ("28", "3D")  # PostgreSQL's classes of codes: not let in; no such database
+
+
+class StoreError(MLaaSError):
+    """The database cannot be used now; the request may be sent again later."""
+
+    status = 503
+
+
+class StoreFullError(StoreError):
+    """The disk of the database is full."""
+
+    status = 507
+
+
+class Conflict(StoreError):
+    """What was asked for does not fit what is stored."""
+
+    status = 409
+
+
+class QueueFull(StoreError):
+    """The tenant has as many queued jobs as one may have."""
+
+    status = 429
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn trouble of the database into a StoreError of one sentence. Faults of the program stay what they are."""
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise StoreError("the database is busy: all connections to it are in use") from error
+    except exc.DBAPIError as error:
+        raise _sentence(error) from error
+
+
+def _sentence(error: exc.DBAPIError) -> Exception:
+    """The StoreError for trouble of the database; the error itself when it is a fault of the program."""
+    text = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    if code == _DISK_FULL or "disk is full" in text:
+        return StoreFullError("the disk of the database is full")
+    if code.startswith(_SHUT_OUT):
+        return StoreError("the database does not let the service in; see MLAAS_DATABASE and MLAAS_DATABASE_PASSWORD_FILE")
+    if "is locked" in text:
+        return StoreError("the database is busy: another process has been writing for too long")
+    if "malformed" in text or "not a database" in text:
+        return StoreError(f"the file of the database is damaged: {text}")
+    if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
+        return StoreError("the database cannot be reached or used; the service's log says more")
+    return error

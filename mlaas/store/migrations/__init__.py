@@ -1,0 +1,1 @@
+"""The migrations: `env.py` runs them for Alembic, `revise.py` writes a new one."""
