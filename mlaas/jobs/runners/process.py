@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from mlaas.jobs.runners import allocation, folders, landlock, policy, seccomp, s
 from mlaas.jobs.runners.base import RunnerError, Status, Task
 from mlaas.jobs.runners.environment import environment
 from mlaas.jobs.runners.plan import Plan
-from mlaas.jobs.runners.taskfolder import TaskFolder
+from mlaas.jobs.runners.taskfolder import TaskFolder, plans, running
 from mlaas.places import Places
 from mlaas.settings import Settings
 
@@ -122,7 +121,7 @@ class ProcessRunner:
 
     def tasks(self, jobs: Path) -> list[str]:
         """The tasks in these job folders that were started and not cleaned up."""
-        return [plan.id for _, plan in _plans(jobs)]
+        return [plan.id for _, plan in plans(jobs)]
 
     # ---- how a task is run
 
@@ -138,8 +137,8 @@ class ProcessRunner:
         self._check_kernel()
         if self._confined and self._root and task.user is None:
             raise RunnerError(NO_USER)
-        running = self._running()
-        gpus = allocation.free(self._settings.total_gpus, [plan.gpus for plan in running], task.gpus)
+        others = running(self._places.data / "jobs")
+        gpus = allocation.free(self._settings.total_gpus, [plan.gpus for plan in others], task.gpus)
         rules = policy.task_rules(task, gpus) if self._confined else []
         policy.refuse_overlap(rules, self._settings, self._places)
         return Plan(
@@ -151,7 +150,7 @@ class ProcessRunner:
             confined=self._confined,
             rules=rules,
             needed=[str(path) for path in policy.needed(task)],
-            cpus=allocation.least_used(os.sched_getaffinity(0), [plan.cpus for plan in running], math.ceil(task.cpus)),
+            cpus=allocation.least_used(os.sched_getaffinity(0), [plan.cpus for plan in others], math.ceil(task.cpus)),
             gpus=gpus,
             memory=task.memory,
             disk=task.disk,
@@ -160,18 +159,9 @@ class ProcessRunner:
             log_limit=task.log_limit,
         )
 
-    def _running(self) -> list[Plan]:
-        """The plans of tasks that run now."""
-        found = []
-        for folder, plan in _plans(self._places.data / "jobs"):
-            status = TaskFolder(folder).status(plan.id)
-            if status is None or status.running:
-                found.append(plan)
-        return found
-
     def _sole_user(self, plan: Plan) -> int | None:
         """The user of a task when no other task runs as that one: then every process of it may go."""
-        others = [other.user for other in self._running() if other.id != plan.id]
+        others = [other.user for other in running(self._places.data / "jobs") if other.id != plan.id]
         return None if plan.user in others else plan.user
 
     def _wait(self, task: Task) -> Status | None:
@@ -181,14 +171,6 @@ class ProcessRunner:
             time.sleep(0.02)
             status = self.poll(task.id, task.folder)
         return status
-
-
-def _plans(jobs: Path) -> Iterator[tuple[Path, Plan]]:
-    """Job folders with a task that was started and not cleaned up."""
-    for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
-        plan = TaskFolder(folder).plan()
-        if plan is not None:
-            yield folder, plan
 
 
 def _command(task: Task) -> list[str]:

@@ -3,6 +3,8 @@
     task.json      the plan of the task that was started last (mode 0600); gone when it has been cleaned up
     task.lock      held by the shim as long as it lives, so that there is never a second one, and its end cannot be mistaken
     task.cancel    a request to stop: the seconds of grace
+    task.stopped   why a container was stopped: one of the ends that `base` names
+    task.output    how far the output of a container has been taken over
     status.json    how the task is doing, and how it ended
     log.txt        its output
 
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlaas.jobs.runners.base import RunnerError, Status
+from mlaas.jobs.runners.base import End, RunnerError, Status
 from mlaas.jobs.runners.plan import Plan, read
 
 LARGEST = 4 * 10**6  # bytes; these files are small
@@ -82,14 +84,14 @@ class TaskFolder:
     def write_plan(self, plan: Plan) -> None:
         """Keep the plan of a task that is about to start. Raises RunnerError."""
         try:
-            (self.folder / "task.cancel").unlink(missing_ok=True)
+            self.forget_plan()
             write_whole(self.folder / "task.json", plan.text())
         except OSError as error:
             raise RunnerError(f"the job's folder {self.folder} cannot be written: {error.strerror}") from None
 
     def forget_plan(self) -> None:
         """Remove what only a task under way needs."""
-        for name in ("task.json", "task.cancel"):
+        for name in ("task.json", "task.cancel", "task.stopped", "task.output"):
             (self.folder / name).unlink(missing_ok=True)
 
     def status(self, task: str) -> Status | None:
@@ -121,6 +123,20 @@ class TaskFolder:
         except ValueError:
             return 0.0
 
+    def cancelled_at(self) -> float:
+        """When stopping was asked for, seconds since 1970; 0 when it was not."""
+        try:
+            return (self.folder / "task.cancel").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def stopped(self) -> End | None:
+        """Why a container was ended, if the runner ended it."""
+        content = read_small(self.folder / "task.stopped")
+        if content is None:
+            return None if self.cancel_asked() is None else "cancelled"
+        return "disk" if content == b"disk" else "time_limit"
+
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Hold the lock meanwhile; False when a shim holds it. Raises OSError (the folder is gone)."""
@@ -134,3 +150,22 @@ class TaskFolder:
                 yield True
         finally:
             os.close(file)
+
+
+def plans(jobs: Path) -> Iterator[tuple[TaskFolder, Plan]]:
+    """The job folders below `jobs` with a task that was started and not cleaned up."""
+    for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
+        files = TaskFolder(folder)
+        plan = files.plan()
+        if plan is not None:
+            yield files, plan
+
+
+def running(jobs: Path) -> list[Plan]:
+    """The plans of tasks that have not ended."""
+    found = []
+    for files, plan in plans(jobs):
+        status = files.status(plan.id)
+        if status is None or status.running:
+            found.append(plan)
+    return found
