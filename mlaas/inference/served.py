@@ -35,7 +35,8 @@ class Tensor:
 class Served(Protocol):
     """One version of a model, loaded. The object stays the same as long as the version is loaded; it can be a key of a dictionary.
 
-    reference: the full name, tenant:model@version. width: the number of features; None for uploaded models that are not trained here.
+    reference: the full name, tenant:model@version.
+    width: the numbers of one event, where the model takes one matrix of them (what is trained here does; an uploaded model may); else None.
     mask: whether it takes the mask of padding. classes: empty for regression and where nobody knows. task: "classification", "regression" or "".
     features: from raw events to the matrix; None where the bundle has none.
     inline: `run` may be called in the event loop: a probed graph that takes at most some milliseconds for 64 rows.
