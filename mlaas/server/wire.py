@@ -17,6 +17,8 @@ __all__ = [
     "GROUP",
     "NAME",
     "AliasRequest",
+    "Card",
+    "Deleted",
     "File",
     "Group",
     "Job",
@@ -123,6 +125,12 @@ class Workspace(_Wire):
     created: datetime
 
 
+class Deleted(_Wire):
+    """How many files were deleted."""
+
+    deleted: int
+
+
 class File(_Wire):
     """A file of a workspace, or of what a job left."""
 
@@ -180,6 +188,17 @@ class Version(_Wire):
     job: str | None = Field(None, description="The job that made it.")
     metrics: dict[str, Any] = Field({}, description="Final figures of the test events, where it was trained here.")
     aliases: list[str] = []
+
+
+class Card(_Wire):
+    """What a version of a model tells of itself. `features` and `specs` say what it takes; null where it was not trained here."""
+
+    manifest: dict[str, Any]
+    files: list[str]
+    features: dict[str, Any] | None
+    specs: dict[str, Any] | None
+    metrics: dict[str, Any] = Field(description="Final figures by split.")
+    workflow: dict[str, Any] | None
 
 
 class Model(_Wire):
