@@ -35,6 +35,8 @@ LONGEST = 310  # of a reference: a tenant, a model and an alias with what is bet
 class NoModel(BundleError):  # noqa: N818 - what the API calls it
     """There is no such model, or it is not one that the caller may use: the two are not told apart."""
 
+    status = 404
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
