@@ -10,10 +10,12 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mlaas import __version__, commands
+from mlaas.commands_service import flags as service
+from mlaas.commands_service import predict as predicting
 from mlaas.demo import COMPRESSIONS, LAYOUTS, PROFILES
 from mlaas.errors import Cancelled, MLaaSError
 from mlaas.signals import stopping
@@ -49,20 +51,24 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(
         prog="mlaas",
         description="Machine learning as a service for high-energy physics: ROOT files in, a trained and checked model out.",
-        epilog="A first run: mlaas generate demo, then the commands it prints. Help on a command: mlaas workflow --help",
+        epilog="A first run: mlaas generate demo, then the commands it prints; or mlaas serve, and the same by a service. "
+        "Help on a command: mlaas workflow --help",
     )
     top.add_argument("--version", action="version", version=f"mlaas {__version__}")
     _common(top, False)
     stages = top.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True, parser_class=_Parser)
     for add in (_workflow, _specs, _inspect, _prepare, _fit, _predict, _replay, _generate, _version):
         add(stages)
+    service.add(stages, _command)
     return top
 
 
-def _command(stages: Any, name: str, purpose: str, example: str, text: str = "") -> argparse.ArgumentParser:
+def _command(
+    stages: Any, name: str, purpose: str, example: str, text: str = "", *, run: Callable[[argparse.Namespace], None] | None = None
+) -> argparse.ArgumentParser:
     description = f"{purpose}\n\n{text}".strip()
     command: argparse.ArgumentParser = stages.add_parser(name, help=purpose, description=description, epilog=f"example:\n  {example}")
-    command.set_defaults(run=getattr(commands, name))
+    command.set_defaults(run=run or getattr(commands, name))
     _common(command, argparse.SUPPRESS)
     return command
 
@@ -147,20 +153,34 @@ def _predict(stages: Any) -> None:
     command = _command(
         stages,
         "predict",
-        "Score the raw events of files with a bundle.",
+        "Score raw events with a bundle, or with a model of the service.",
         "mlaas predict ttH new.root --output=scores --format=root",
-        "Writes one file of scores per input: a ROOT friend tree aligned by entry, or Parquet. Prints the paths.",
+        "Writes one file of scores per input: a ROOT friend tree aligned by entry, or Parquet; prints the paths.\n"
+        "With --events it prints one score per line.\n\n"
+        "The model is one of the service when a server is named, or when there is no such folder here. Files of\n"
+        "this machine are then uploaded for a job, and its scores are fetched.",
+        run=predicting.predict,
     )
-    command.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle")
-    command.add_argument("files", metavar="FILE", nargs="+", help="paths, globs or URLs of files of events")
+    command.add_argument(
+        "bundle", metavar="MODEL", help="folder of a bundle, or a model of the service (name, name@version, name@alias, tenant:name)"
+    )
+    command.add_argument("files", metavar="FILE", nargs="*", help="paths, globs or URLs of files of events")
     command.add_argument("--tree", help="path of the TTree or RNTuple (default: the one that the model was trained on)")
-    command.add_argument("--redirector", default="", help="prefix for bare names that are not local files")
+    command.add_argument("--redirector", default="", help="prefix for bare names that are not local files (bundles only)")
     command.add_argument("--output", metavar="FOLDER", default=".", help="folder of the scores (default: this one)")
     command.add_argument("--format", choices=["root", "parquet"], default="root", help="default: root")
     command.add_argument(
-        "--engine", choices=["auto", "onnx", "native"], default="auto", help="auto: ONNX when the bundle accepted it, else the native model"
+        "--engine",
+        choices=["auto", "onnx", "native"],
+        default="auto",
+        help="auto: ONNX when the bundle accepted it, else the native model (bundles only)",
     )
     _trust(command, "load a model that can only be unpickled; a pickle can run any code")
+    command.add_argument("--events", metavar="FILE", help="raw events as JSON (- for standard input): columns by branch name, or a list of events")
+    command.add_argument("--workspace", metavar="NAME", help="the files are in this workspace; nothing is uploaded (service only)")
+    command.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="default: cpu (service only)")
+    service.connection(command)
+    command.add_argument("--json", action="store_true", help="with --events: print the answer of the service as JSON")
 
 
 def _replay(stages: Any) -> None:

@@ -39,20 +39,29 @@ def reference() -> str:
 
 
 def commands() -> list[argparse.ArgumentParser]:
-    """The subcommands in the order of the help."""
-    actions = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return list(actions[0].choices.values())
+    """The subcommands in the order of the help, each followed by its own."""
+    return _below(parser())
+
+
+def _below(stage: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    inner = [made for action in stage._actions if isinstance(action, argparse._SubParsersAction) for made in action.choices.values()]
+    return [found for made in inner for found in (made, *_below(made))]
 
 
 def command(stage: argparse.ArgumentParser) -> str:
     """The section of one subcommand."""
     rows = [
         (f"`{action.option_strings[-1] if action.option_strings else action.metavar}`", _text(_meaning(action)), "yes" if action.required else "")
-        for action in stage._actions
-        if not isinstance(action, argparse._HelpAction)
+        for action in shown(stage)
     ]
     example = (stage.epilog or "").removeprefix("example:\n").strip()
     return f"### {stage.prog}\n\n{stage.description}\n\n    {example}\n\n{_table(('flag', 'meaning', 'required'), rows)}"
+
+
+def shown(stage: argparse.ArgumentParser) -> list[argparse.Action]:
+    """What a command takes, without --help, subcommands, and what it takes only to refuse it."""
+    hidden = argparse._HelpAction | argparse._SubParsersAction
+    return [action for action in stage._actions if not isinstance(action, hidden) and action.help is not argparse.SUPPRESS]
 
 
 def _meaning(action: argparse.Action) -> str:

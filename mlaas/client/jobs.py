@@ -92,7 +92,7 @@ class Jobs:
 class _Following:
     def __init__(self, connection: Connection, job: str, patience: float) -> None:
         self._connection, self._job, self._patience = connection, job, patience
-        self._last, self._pause = "", 1.0
+        self._last, self._pause, self._metrics = "", 1.0, 0
         self._heard = time.monotonic()
 
     def events(self) -> Iterator[Event]:
@@ -110,13 +110,18 @@ class _Following:
             time.sleep(self._pause)
 
     def _stream(self) -> Iterator[Message]:
+        """One connection; the log goes on where it broke, but the curves come from their beginning and are given once."""
+        metrics = 0
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last} if self._last else {})
         timeout = httpx.Timeout(READ_SECONDS, connect=SLOWEST)
         with self._connection.send("GET", "api", "v1", "jobs", self._job, "events", headers=headers, timeout=timeout) as answer:
             for message in messages(self._listening(answer)):
                 self._last = message.id or self._last
                 self._pause = min(message.retry, SLOWEST) if message.retry is not None else self._pause
-                yield message
+                metrics += message.kind == "metric"
+                if message.kind != "metric" or metrics > self._metrics:
+                    yield message
+                self._metrics = max(self._metrics, metrics)
 
     def _listening(self, answer: httpx.Response) -> Iterator[bytes]:
         for piece in answer.iter_bytes():
