@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import logging
 import os
@@ -132,8 +133,16 @@ async def events(
 
 def _lines(data: bytes, *, ended: bool) -> bytes:
     """What can be told of the log: whole lines, unless the last line will not grow any more or is too long to wait for."""
-    cut = data.rfind(b"\n") + 1
-    return data if (ended and len(data) < PIECE) or (not cut and len(data) >= PIECE) else data[:cut]
+    if ended and len(data) < PIECE:
+        return data
+    return data[: data.rfind(b"\n") + 1] or (_characters(data) if len(data) >= PIECE else b"")
+
+
+def _characters(data: bytes) -> bytes:
+    """The bytes without the beginning of a character at their end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return data[: len(data) - len(decoder.getstate()[0])]
 
 
 def read_piece(descriptor: int, offset: int) -> bytes:
