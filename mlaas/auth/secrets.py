@@ -73,9 +73,11 @@ def read_secret(path: Path, what: str) -> str:
         file = os.open(path.expanduser(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UserError(f"{what} cannot be read from {path}: {error.strerror}") from None
-    with os.fdopen(file, "rb") as stream:
+    try:
         _refuse_public(os.fstat(file), path, what)
-        text = stream.read(LARGEST).decode("utf-8", "replace").strip()
+        text = os.read(file, LARGEST).decode("utf-8", "replace").strip()
+    finally:
+        os.close(file)
     if len(text) < SHORTEST:
         raise UserError(f"{what} in {path} is too short: at least {SHORTEST} characters are needed")
     return text

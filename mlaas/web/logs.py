@@ -88,7 +88,7 @@ class Json(logging.Formatter):
         line |= redacted(_fields(record))
         if trace := _trace(self, record):
             line["trace"] = trace
-        return orjson.dumps(line, default=lambda value: redact(str(value)), option=orjson.OPT_NON_STR_KEYS).decode("utf-8", "replace")
+        return orjson.dumps(line, default=lambda value: redact(_clean(str(value))), option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 class Text(logging.Formatter):
@@ -132,5 +132,10 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _short(text: str) -> str:
-    clean = text.encode("utf-8", "replace").decode()
+    clean = _clean(text)
     return clean if len(clean) <= LONGEST else f"{clean[: LONGEST // 2]} ... {clean[-LONGEST // 2 :]}"
+
+
+def _clean(text: str) -> str:
+    """Without what UTF-8 cannot hold (lone surrogates)."""
+    return text.encode("utf-8", "replace").decode()

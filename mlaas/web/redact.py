@@ -39,7 +39,7 @@ def redact(text: str) -> str:
 def redacted(value: Any) -> Any:
     """The same for what a log line has beside its message: texts in lists and mappings, too, and texts whose key names a secret."""
     if isinstance(value, str):
-        return redact(value)
+        return redact(value.encode("utf-8", "replace").decode())
     if isinstance(value, dict):
         return {str(key): HIDDEN if isinstance(item, str) and _SECRET.fullmatch(str(key)) else redacted(item) for key, item in value.items()}
     return [redacted(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
