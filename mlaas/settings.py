@@ -123,7 +123,11 @@ class Settings(BaseSettings):
     job_environment: dict[str, str] = Field(
         {}, description="Variables that every job gets (JSON); nothing of the service's own environment reaches it."
     )
-    job_uid_base: int = Field(200_000, ge=1000, description="As root each tenant's jobs run as a user id of their own, from this number on.")
+    job_uid_base: int = Field(
+        200_000,
+        ge=1000,
+        description="As root each tenant's jobs run as a user id of their own, from this number on; isolated models use 512 below it.",
+    )
     sandbox: Literal["auto", "off"] = Field(
         "auto", description="auto: a process job is cut off from secrets, other users and the database, or refused where that is not possible."
     )
@@ -146,7 +150,8 @@ class Settings(BaseSettings):
     inference_model_limit: Size = Field(2 * 10**9, description="Largest model that users may upload.")
     inference_poll: float = Field(1.0, gt=0, description="Seconds between looks for new models in the repository.")
     inference_idle: float = Field(600.0, gt=0, description="Seconds after which an unused model is put out of memory.")
-    inference_memory: Size = Field(4 * 10**9, description="Most memory of one isolated model process.")
+    inference_memory: Size = Field(4 * 10**9, description="Most memory of one isolated model process, and of all models inside one worker.")
+    inference_processes: int = Field(16, ge=1, description="Most isolated model processes at a time; the one that was not used longest makes room.")
 
     @property
     def repository(self) -> Path:

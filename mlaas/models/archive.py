@@ -168,5 +168,8 @@ def copy(bundle: Bundle, folder: Path) -> None:
     for name in [MANIFEST, *bundle.manifest.files]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, folder / name)
+        (folder / name).chmod(0o644)  # closed to others is the repository, not what is in it: models run as a user without rights
     if "saved_model.pb" in bundle.manifest.files:
         (folder / "assets").mkdir(exist_ok=True)
+    for place in [folder, *(entry for entry in folder.rglob("*") if entry.is_dir())]:
+        place.chmod(0o755)

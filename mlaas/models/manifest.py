@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 MAX_BYTES = 64 * 1024 * 1024
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 
-Framework = Literal["keras", "torch", "sklearn", "xgboost"]
+Framework = Literal["keras", "torch", "sklearn", "xgboost", "tensorflow", "onnx"]  # the last two: models that were trained elsewhere
 EngineKind = Literal["onnx", "native"]
 
 PACKAGES: dict[Framework, tuple[str, ...]] = {
@@ -28,6 +28,8 @@ PACKAGES: dict[Framework, tuple[str, ...]] = {
     "torch": ("torch", "onnxscript", "safetensors"),
     "sklearn": ("scikit-learn", "skops", "skl2onnx"),
     "xgboost": ("xgboost", "onnxmltools"),
+    "tensorflow": (),
+    "onnx": (),
 }
 
 
@@ -83,8 +85,35 @@ class SavedModelRecord(_Record):
     reason: str = ""
 
 
+class TensorRecord(_Record):
+    """An input or an output of a model that was trained elsewhere.
+
+    dtype: as the Open Inference Protocol names it ("FP32"). shape: -1 where any length is taken. node: its name in a frozen graph.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    node: str = ""
+
+
+class TensorsRecord(_Record):
+    """What is known of a model that was trained elsewhere and uploaded: it takes tensors, not features.
+
+    form: a TensorFlow 1 graph with its variables frozen, a TensorFlow 2 SavedModel, or an ONNX graph. signature: of the SavedModel.
+    answer: the output that the calls of one row and of images give back. channels: of images, where the user said so (params.json, img_channels).
+    """
+
+    form: Literal["frozen", "saved_model", "onnx"]
+    inputs: list[TensorRecord] = []
+    outputs: list[TensorRecord] = []
+    signature: str = ""
+    answer: str = ""
+    channels: Annotated[int, Field(ge=0, le=4)] = 0
+
+
 class Manifest(_Record):
-    """The document `manifest.json`."""
+    """The document `manifest.json`. Only a model that was trained elsewhere has `tensors`; its width is 0 unless it takes one matrix of numbers."""
 
     format: Literal[1] = FORMAT
     name: Annotated[str, Field(pattern=NAME)]
@@ -94,12 +123,13 @@ class Manifest(_Record):
     task: Task
     classes: list[str]
     output: Output
-    width: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=0)]
     mask: bool
     engine: EngineKind
     onnx: OnnxRecord
     native: NativeRecord
     saved_model: SavedModelRecord | None = None
+    tensors: TensorsRecord | None = None
     files: dict[RelativePath, Digest]
     versions: dict[str, str]
     provenance: dict[str, Any] = {}
@@ -113,6 +143,8 @@ class Manifest(_Record):
             raise ValueError(f"{absent[0]} is used but not listed in files")
         if self.engine == "onnx" and not self.onnx.accepted:
             raise ValueError("engine is onnx, but the ONNX form was not accepted")
+        if self.width < 1 and self.tensors is None:
+            raise ValueError("width must be at least 1")
         if self.task == "classification" and len(self.classes) < 2:
             raise ValueError("a classification needs at least 2 classes")
         return self

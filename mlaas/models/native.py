@@ -18,6 +18,8 @@ FORMS: dict[Framework, frozenset[str]] = {
     "torch": frozenset({"model.pt2", "weights.safetensors"}),
     "sklearn": frozenset({"model.skops", "model.pickle"}),
     "xgboost": frozenset({"model.ubj"}),
+    "tensorflow": frozenset(),
+    "onnx": frozenset(),
 }
 
 
@@ -29,6 +31,8 @@ def save(trained: TrainedModel, folder: Path) -> NativeRecord:
 
 def load(folder: Path, manifest: Manifest, *, trust: bool, threads: int) -> RawPredict:
     """Load the framework's own form; raises BundleError when that needs trust, MissingExtraError when the framework is not installed."""
+    if manifest.tensors is not None:
+        raise BundleError(f"{folder} was trained elsewhere: it takes tensors, which only the inference service gives it")
     if manifest.native.form not in FORMS[manifest.framework]:
         raise BundleError(
             f"{folder}: {manifest.native.form!r} is not a form of {manifest.framework} ({', '.join(sorted(FORMS[manifest.framework]))})"
