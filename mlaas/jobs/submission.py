@@ -53,16 +53,13 @@ def grant(request: Resources, settings: Settings, groups: Collection[str]) -> di
         raise WorkflowError("gpus: the job asks for the device cpu; submit it with device gpu")
     if request.device == "gpu" and not settings.total_gpus:
         raise WorkflowError("device: this service has no GPUs for jobs; use cpu")
-    found = {
-        "cpus": request.cpus or settings.job_cpus,
-        "memory": request.memory or settings.job_memory,
-        "gpus": (request.gpus or 1) if request.device == "gpu" else 0,
-    }
-    for field, sentence in exceeded(found["cpus"], found["memory"], found["gpus"], groups, Rules.of(settings)):
+    cpus, memory = request.cpus or settings.job_cpus, request.memory or settings.job_memory
+    gpus = (request.gpus or 1) if request.device == "gpu" else 0
+    for field, sentence in exceeded(cpus, memory, gpus, groups, Rules.of(settings)):
         raise WorkflowError(f"{field}: the job {sentence}")
-    if found["memory"] < LEAST_MEMORY:
-        raise WorkflowError(f'memory: {write_size(found["memory"])} is too little for any job; write e.g. "3gb"')
-    return found | {"device": request.device, "time_limit": _time_limit(request, settings)}
+    if memory < LEAST_MEMORY:
+        raise WorkflowError(f'memory: {write_size(memory)} is too little for any job; write e.g. "3gb"')
+    return {"device": request.device, "cpus": cpus, "gpus": gpus, "memory": memory, "time_limit": _time_limit(request, settings)}
 
 
 def _time_limit(request: Resources, settings: Settings) -> float:
