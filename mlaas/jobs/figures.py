@@ -1,4 +1,7 @@
-"""The figures of a training while it runs and afterwards. They come from files that the job writes: whatever is in them, reading ends and is bounded."""
+"""The figures of a training, while it runs and afterwards.
+
+They come from files that the job writes: whatever is in them, reading ends and takes little memory.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +40,10 @@ def read(folder: Path) -> Figures:
 
 
 def _epochs(folder: Path) -> Iterator[dict[str, Any]]:
-    data = next((found for place in PLACES if (found := _bytes(folder, f"{place}/{STREAM}")) is not None), b"")
-    found = 0
-    for line in data.splitlines():
-        record = _plain(_parsed(line))
-        if record and record.get("kind") != "interval" and found < MOST_EPOCHS:
-            found += 1
-            yield record
+    streams = (_bytes(folder, f"{place}/{STREAM}") for place in PLACES)
+    data = next((stream for stream in streams if stream is not None), b"")
+    records = (_plain(_parsed(line)) for line in data.splitlines())
+    yield from islice((record for record in records if record and record.get("kind") != "interval"), MOST_EPOCHS)
 
 
 def _final(folder: Path) -> dict[str, dict[str, Any]]:
