@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import httpx
 
 from mlaas.errors import UserError
 
+LARGEST = 65_535
 PORTS = {"http": 80, "https": 443}
 
 
@@ -16,14 +18,14 @@ def server_address(text: str, *, insecure: bool = False) -> httpx.URL:
 
     Raises UserError; also for http:// to another machine, which would show the token to everybody on the way, unless `insecure`.
     """
-    address = text.strip().rstrip("/")
+    address = text.strip()
     if "://" not in address:
         address = f"{'http' if loopback(_host(f'//{address}')) else 'https'}://{address}"
     try:
-        url = httpx.URL(address)
+        url = httpx.URL(address.rstrip("/"))
     except httpx.InvalidURL as error:
         raise UserError(f"server: {text!r} is not an address ({error}); write e.g. https://mlaas.example.org") from None
-    if url.scheme not in PORTS or not url.host or url.userinfo or url.query or url.fragment:
+    if url.scheme not in PORTS or not re.fullmatch(r"[^\s%]+", url.host) or (url.port or 0) > LARGEST or url.userinfo or url.query or url.fragment:
         raise UserError(f"server: {text!r} is not an address of a server; write e.g. https://mlaas.example.org")
     return checked(url, insecure=insecure)
 

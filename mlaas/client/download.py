@@ -14,7 +14,6 @@ from mlaas.console import SILENT, Progress, Stage
 from mlaas.errors import ResourceError, UserError
 
 MB = 10**6
-PIECE = 2**18
 TRIES = 6
 
 
@@ -83,7 +82,7 @@ class _Download:
         else:
             self._mark.unlink(missing_ok=True)
         with self._part.open("ab" if going_on else "wb") as file:
-            for piece in answer.iter_bytes(PIECE):
+            for piece in answer.iter_bytes():
                 file.write(piece)
                 self._tell(stage, file.tell())
 

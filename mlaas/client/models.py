@@ -37,8 +37,7 @@ class Models:
 
     def card(self, model: str, version: int | str = "") -> Any:
         """The model card: text, or a document, as the service keeps it."""
-        with self._connection.send("GET", *self._place(model, version, "card")) as answer:
-            answer.read()
+        with self._connection.send("GET", *self._place(model, version, "card"), whole=True) as answer:
             return answer.json() if "json" in answer.headers.get("Content-Type", "") else answer.text
 
     def report(self, model: str, target: Path | str, *, version: int | str = "", path: str = "index.html", progress: Progress = SILENT) -> Path:

@@ -72,14 +72,15 @@ class Connection:
 
     def json(self, method: str, *parts: str, repeat: bool = False, **options: Any) -> Any:
         """Send a request and return the JSON of the answer (None when it is empty). Raises ServiceError."""
-        with self.send(method, *parts, repeat=repeat, **options) as answer:
-            body = answer.read()
-            return _json(answer, body) if body else None
+        with self.send(method, *parts, repeat=repeat, whole=True, **options) as answer:
+            return _json(answer) if answer.content else None
 
     @contextmanager
-    def send(self, method: str, *parts: str, repeat: bool = False, content: Content | None = None, **options: Any) -> Iterator[httpx.Response]:
-        """Send a request; the answer is open for reading within the context. Raises ServiceError for whatever is not 2xx."""
-        answer = self._patiently(method, self.url(*parts), repeat or method in SAFE, content, options)
+    def send(
+        self, method: str, *parts: str, repeat: bool = False, whole: bool = False, content: Content | None = None, **options: Any
+    ) -> Iterator[httpx.Response]:
+        """Send a request; the answer is open for reading within the context, or read already (`whole`). Raises ServiceError unless it is 2xx."""
+        answer = self._patiently(method, self.url(*parts), repeat or method in SAFE, whole, content, options)
         try:
             yield answer
         except httpx.HTTPError as error:
@@ -87,13 +88,15 @@ class Connection:
         finally:
             answer.close()
 
-    def _patiently(self, method: str, url: httpx.URL, repeat: bool, content: Content | None, options: dict[str, Any]) -> httpx.Response:
+    def _patiently(self, method: str, url: httpx.URL, repeat: bool, whole: bool, content: Content | None, options: dict[str, Any]) -> httpx.Response:
         renewed, attempt = False, 0
         while True:
             attempt += 1
             last = attempt >= self._attempts or not repeat
             try:
                 answer = self._once(method, url, content, options, renew=renewed)
+                if whole and answer.is_success:
+                    answer.read()
             except httpx.HTTPError as error:
                 self._give_up(error, attempt, last)
                 time.sleep(_pause(attempt, None))
@@ -106,7 +109,8 @@ class Connection:
                 answer.close()
                 time.sleep(_pause(attempt, answer.headers.get("Retry-After")))
             elif answer.status_code == httpx.codes.NOT_FOUND and method == "DELETE" and attempt > 1:
-                return answer  # an attempt whose answer was lost has deleted it
+                answer.close()  # an attempt whose answer was lost has deleted it
+                return httpx.Response(httpx.codes.NO_CONTENT, content=b"", request=answer.request)
             elif answer.is_success:
                 return answer
             else:
@@ -186,11 +190,11 @@ def _cure(server: httpx.URL, error: Exception) -> str:
     return f"; is the service running? (mlaas serve, or --server for another address than {server})" if isinstance(error, httpx.ConnectError) else ""
 
 
-def _json(answer: httpx.Response, body: bytes) -> Any:
+def _json(answer: httpx.Response) -> Any:
     if "json" not in answer.headers.get("Content-Type", ""):
         raise ServiceError(f"{answer.url.host} answered with a page, not with the API; check the address of the server, and sign in (mlaas login)")
     try:
-        return answer.json() if body else None
+        return answer.json()
     except ValueError:
         raise ServiceError(f"{answer.url} did not answer with JSON", status=answer.status_code) from None
 

@@ -45,11 +45,10 @@ class Workspaces:
         total = sum(file.size for file in files)
         with progress.stage(f"upload {name}", max(total // MB, 1), "MB") as stage:
             sent = _Megabytes(stage.advance)
-            with self._connection.send(
+            document = self._connection.json(
                 "PUT", "api", "v1", "workspaces", name, content=lambda: pack(files, sent), headers={"Content-Type": "application/gzip"}
-            ) as answer:
-                answer.read()
-                return read(Workspace, answer.json())
+            )
+        return read(Workspace, document)
 
     def same(self, name: str, files: Sequence[Entry]) -> bool:
         """Whether the workspace holds just these files: the same paths, sizes and times of the last change (to the second)."""

@@ -48,12 +48,12 @@ def worker(settings: Settings, _fd: int | None = None) -> int:
     return int(run(settings) or 0)
 
 
-def inference(settings: Settings, _fd: int | None = None) -> int:
-    """The inference service."""
+def inference(settings: Settings, fd: int | None = None) -> int:
+    """The inference service. fd: a socket that listens already, in place of host and inference_port."""
     from mlaas.inference.run import main
 
     service_key(settings, Places.of(settings))
-    return int(main(settings) or 0)
+    return main(settings, fd=fd)
 
 
 PARTS: dict[str, Callable[[Settings, int | None], int]] = {"server": server, "worker": worker, "inference": inference}

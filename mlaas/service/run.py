@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -34,9 +35,9 @@ def serve(settings: Settings, *, show_token: bool = False) -> None:
     _folder(places.data)
     with _only_one(places, settings, show_token) as crashed:
         prepare(settings)
-        with _listening(settings, 10.0 if crashed else 0.0) as (bound, chosen):
-            running = _Running(chosen, places, bound, token=show_token or (first and sys.stdout.isatty()))
-            _supervisor(chosen, running, bound).run()
+        with _listening(settings, 10.0 if crashed else 0.0) as (sockets, chosen):
+            running = _Running(chosen, places, token=show_token or (first and sys.stdout.isatty()))
+            _supervisor(chosen, running, sockets).run()
 
 
 def _folder(data: Path) -> None:
@@ -74,21 +75,31 @@ def _runs_already(places: Places, settings: Settings, show_token: bool) -> str:
     return f"{told}; use that one, or name another folder with --data (MLAAS_DATA)"
 
 
+@dataclass(frozen=True)
+class Sockets:
+    """What the parts listen on; they outlive each of the processes, so that nobody is refused while one is started again."""
+
+    server: socket.socket
+    inference: socket.socket
+
+
 @contextmanager
-def _listening(settings: Settings, patience: float) -> Iterator[tuple[socket.socket, Settings]]:
-    """The server's socket, which outlives each of its processes, and the settings with the ports that were found."""
-    with listen(settings.host, settings.port, "port", patience=patience) as bound:
-        ports = {"port": int(bound.getsockname()[1])}
-        ports["inference_port"] = free(settings.host, settings.inference_port, "inference_port", patience=patience)
+def _listening(settings: Settings, patience: float) -> Iterator[tuple[Sockets, Settings]]:
+    """The sockets, and the settings with the ports that were found."""
+    with (
+        listen(settings.host, settings.port, "port", patience=patience) as server,
+        listen(settings.host, settings.inference_port, "inference_port", patience=patience) as inference,
+    ):
+        ports = {"port": server.getsockname()[1], "inference_port": inference.getsockname()[1]}
         if settings.grpc_port:
             ports["grpc_port"] = free(settings.host, settings.grpc_port, "grpc_port", patience=patience)
-        yield bound, settings.model_copy(update=ports)
+        yield Sockets(server, inference), settings.model_copy(update=ports)
 
 
-def _supervisor(settings: Settings, running: _Running, bound: socket.socket) -> Supervisor:
+def _supervisor(settings: Settings, running: _Running, sockets: Sockets) -> Supervisor:
     ports = {f"MLAAS_{name.upper()}": str(getattr(settings, name)) for name in ("port", "inference_port", "grpc_port")}
     return Supervisor(
-        parts=[Part("server", [bound.fileno()]), Part("worker"), Part("inference")],
+        parts=[Part("server", [sockets.server.fileno()]), Part("worker"), Part("inference", [sockets.inference.fileno()])],
         environment={**os.environ, **ports},
         checks={"server": lambda: _answers(running.server), "inference": lambda: _answers(running.inference)},
         ready=running.ready,
@@ -108,7 +119,7 @@ def _answers(address: str) -> bool:
 class _Running:
     """What runs where, for people and for programs (run/serve.json)."""
 
-    def __init__(self, settings: Settings, places: Places, bound: socket.socket, *, token: bool) -> None:
+    def __init__(self, settings: Settings, places: Places, *, token: bool) -> None:
         self._settings, self._places, self._token = settings, places, token
         scheme = "https" if settings.tls_certificate else "http"
         host = ANYWHERE.get(settings.host, settings.host)
