@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,13 @@ def _json(path: Path, document: dict[str, Any]) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Write a file whole or not at all, readable by this user (and whom the runner lets read it)."""
+    """Write a file whole or not at all, for this user (and whom the runner lets read it); one that is so already stays, with its rights."""
+    with suppress(OSError, UnicodeDecodeError):
+        if path.read_text("utf-8") == text:
+            return path
     aside = path.with_name(f".{path.name}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+    with open(descriptor, "w", encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - a descriptor
         file.write(text)
     aside.replace(path)
     return path

@@ -10,7 +10,7 @@ from mlaas.jobs.states import ACTIVE, State
 from mlaas.store.database import reading, writing
 from mlaas.store.schema import jobs
 
-_COLUMNS = ("number", "id", "tenant", "groups", "cpus", "memory", "gpus", "time_limit", "created", "started", "not_before", "reason")
+_COLUMNS = ("number", "id", "tenant", "groups", "cpus", "memory", "gpus", "time_limit", "created", "started", "not_before", "reason", "attempt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class WaitingJob:
     started: float | None
     not_before: float
     reason: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
