@@ -6,20 +6,18 @@ import gzip
 import os
 import shutil
 import tarfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
+from mlaas import unpacking
 from mlaas.errors import BundleError
 from mlaas.models import staging
 from mlaas.models.bundle import Bundle, read_bundle, verify_files
 from mlaas.models.manifest import MANIFEST, Manifest
+from mlaas.unpacking import ArchiveError, Limits, tar_gzip
 
 MAX_FILES = 10_000
 MAX_BYTES = 8 * 2**30
-MAX_READ = 2**20  # tarfile itself reads files in smaller pieces; only a hostile header asks for more at once
 
 
 def pack(bundle: Bundle | Path | str, path: Path | str, *, folder: str | None = None, replace: bool = False) -> Path:
@@ -55,62 +53,20 @@ def unpack(path: Path | str, target: Path | str, *, max_files: int = MAX_FILES, 
     """Unpack a .tar.gz of a bundle into the new folder `target` and check it; whatever goes wrong, nothing is left behind.
 
     The bundle is at the top of the archive or in one folder. Links, devices, sparse files, paths that leave the folder, more than `max_files`
-    members or more than `max_bytes` of unpacked data are refused (BundleError).
+    files and folders or more than `max_bytes` of unpacked data are refused (BundleError).
     """
     source, target = Path(path), Path(target)
-    with staging.staged(target, replace=replace) as folder, _damaged(source):
-        with source.open("rb") as raw, gzip.GzipFile(fileobj=raw) as stream:
-            _extract(_Limited(cast(BinaryIO, stream), max_bytes, source), folder, max_files, source)
+    with staging.staged(target, replace=replace) as folder:
+        try:
+            unpacking.unpack(source, folder, Limits(max_files, max_bytes, why="which is not allowed for a bundle"), what=str(source), read=tar_gzip)
+        except ArchiveError as error:
+            raise BundleError(str(error)) from error
+        except FileNotFoundError as error:
+            if error.filename is not None and Path(error.filename) == source:
+                raise BundleError(f"there is no file {source}") from None
+            raise
         _lift(folder, source)
         return read_bundle(folder).manifest
-
-
-class _Limited:
-    """A readable stream that refuses to give more than a number of bytes in all, or too many at once."""
-
-    def __init__(self, stream: BinaryIO, limit: int, source: Path) -> None:
-        self._stream, self._limit, self._source = stream, limit, source
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > MAX_READ:
-            raise BundleError(f"{self._source} is not a safe archive: it has an oversized header")
-        return self._within(self._stream.read(size))
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if offset > self._limit:
-            self._refuse()
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def _within(self, data: bytes) -> bytes:
-        if self._stream.tell() > self._limit:
-            self._refuse()
-        return data
-
-    def _refuse(self) -> None:
-        raise BundleError(f"{self._source} holds more than {self._limit} bytes when unpacked, which is not allowed for a bundle")
-
-
-def _extract(stream: _Limited, folder: Path, max_files: int, source: Path) -> None:
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as archive:
-        for number, member in enumerate(archive):
-            if number >= max_files:
-                raise BundleError(f"{source} holds more than {max_files} files, which is not allowed for a bundle")
-            if not (member.isreg() or member.isdir()):
-                raise BundleError(f"{source} is not a safe archive: {member.name!r} is a link or a special file")
-            if member.issparse():  # its size, which no limit on what is read bounds, is only a number in the header
-                raise BundleError(f"{source} is not a safe archive: {member.name!r} is a sparse file")
-            if member.name.startswith("/") or ".." in member.name.split("/"):
-                raise BundleError(f"{source} is not a safe archive: {member.name!r} leaves its folder")
-            archive.extract(member, folder, filter=_plain_modes)
-
-
-def _plain_modes(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    checked = tarfile.data_filter(member, folder)
-    # A folder without write permission could not be filled or removed.
-    return checked.replace(mode=0o755 if member.isdir() else 0o644, deep=False)
 
 
 def _lift(folder: Path, source: Path) -> None:
@@ -124,21 +80,6 @@ def _lift(folder: Path, source: Path) -> None:
     for entry in inner.iterdir():
         entry.rename(folder / entry.name)
     inner.rmdir()
-
-
-@contextmanager
-def _damaged(source: Path) -> Iterator[None]:
-    """Turn what gzip and tarfile raise about the archive into one sentence."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if error.filename is not None and Path(error.filename) == source:
-            raise BundleError(f"there is no file {source}") from None
-        raise
-    except (tarfile.FilterError, tarfile.ExtractError) as error:
-        raise BundleError(f"{source} is not a safe archive: {error}") from error
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
-        raise BundleError(f"{source} is not a .tar.gz file, or it is damaged: {error}") from error
 
 
 def _add(bundle: Bundle, top: str, stream: BinaryIO) -> None:
