@@ -18,7 +18,6 @@ LOOK = 0.2  # s between two looks at the parts
 SHORT, LONG = 1.0, 30.0  # s before a part is started again
 STEADY = 60.0  # s after which a part counts as healthy
 MARGIN = 10.0  # s beyond the time that running requests get
-MENDABLE = 2
 
 
 class PartError(UserError):
@@ -71,6 +70,11 @@ class Supervisor:
             for part in self.parts:
                 part.start(self.environment)
             self._keep()
+        except BaseException:
+            for part in self.parts:  # nobody uses them yet: all at once
+                if part.process and part.ended is None:
+                    part.process.terminate()
+            raise
         finally:
             self._end()
             for number, handler in before.items():
@@ -102,7 +106,7 @@ class Supervisor:
             if part.deaths and now - part.began > STEADY:
                 part.deaths = 0
             return
-        if (starting and part.deaths == 0) or status == MENDABLE:
+        if starting:
             raise PartError(f"the {part.name} cannot run ({_how(status)}); it has said why above")
         part.deaths += 1
         pause = min(SHORT * 2 ** (part.deaths - 1), LONG)
@@ -112,10 +116,9 @@ class Supervisor:
     def _end(self) -> None:
         """Stop the parts in their order; kill what does not end in time."""
         for part in self.parts:
-            if part.process is None or part.ended is not None:
-                continue
-            part.process.terminate()
-            self._wait(part.process, part.name)
+            if part.process is not None and part.ended is None:
+                part.process.terminate()
+                self._wait(part.process, part.name)
 
     def _wait(self, process: subprocess.Popen[bytes], name: str) -> None:
         until = time.monotonic() + self.timeout + MARGIN
