@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.service.docker_engine import docker_engine
 from tests.service.openid import openid
 
-__all__ = ["openid"]
+__all__ = ["docker_engine", "openid"]

@@ -1,0 +1,34 @@
+"""Run a command as a user without privileges: `python -m tests.support.unprivileged USER FOLDER COMMAND...`, as root.
+
+FOLDER is given to that user and is its HOME. Where Python or the repository lie in folders that are closed to others, a way to them is opened
+in mounts of the command's own. The user id is a number that nobody else has.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from mlaas.jobs.runners import namespace, policy
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def main(arguments: list[str]) -> None:
+    """Become the user and run the command."""
+    user, folder, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
+    os.chown(folder, user, user)
+    folder.chmod(0o700)
+    if not namespace.enter():
+        sys.exit("root may not mount here: the way to Python cannot be opened")
+    namespace.open_ways([*policy.python_folders(), REPOSITORY, folder], user, user)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    os.chdir(REPOSITORY)
+    os.execvpe(command[0], command, {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
