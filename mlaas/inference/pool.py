@@ -35,6 +35,7 @@ RECHECK = 30.0  # s after which a reference is resolved again though its folders
 FRESH = 2.0  # s; a folder that changed so recently may change again within the resolution of its time stamp
 WIDEST = 10**6
 LOADING = 2
+FAILURES = 1000
 
 
 @dataclass(slots=True)
@@ -66,6 +67,7 @@ class ModelPool:
         self._routes: OrderedDict[Key, Route] = OrderedDict()
         self._versions: dict[Found, Version] = {}
         self._loads: dict[Found, asyncio.Task[Version]] = {}
+        self._failures: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._slots = asyncio.Semaphore(LOADING)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,9 +124,18 @@ class ModelPool:
         except Problem as problem:
             raise Problem(422, problem.detail, field="model") from None
 
-    def loaded(self) -> list[Version]:
-        """The versions that are loaded now."""
-        return list(self._versions.values())
+    async def states(self, identity: Identity) -> list[dict[str, Any]]:
+        """The models of a caller that are loaded here, or that failed: name, version, whether they have a process of their own, why one fails."""
+        mine = [version for version in self._versions.values() if version.tenant == identity.tenant or identity.admin]
+        found = [{"model": v.reference, "isolated": not v.inline, "platform": v.platform, "reason": await self._reason(v)} for v in mine]
+        known = {version.reference for version in mine}
+        failed = [(name, reason) for name, (tenant, reason) in self._failures.items() if tenant == identity.tenant or identity.admin]
+        return found + [{"model": name, "isolated": True, "platform": "", "reason": reason} for name, reason in failed if name not in known]
+
+    async def _reason(self, version: Version) -> str:
+        if not isinstance(version, Isolated):
+            return ""
+        return str((await self.keeper.ask("why", key=version.remote.key)).get("reason", ""))
 
     async def version(self, found: Found) -> Version:
         """A version, loaded; those who ask meanwhile wait for the same. Raises Problem 404, 503."""
@@ -143,16 +154,22 @@ class ModelPool:
         async with self._slots:
             try:
                 version = await self._make(found)
-            except Problem:
-                raise
             except MLaaSError as error:
-                if not found.path.is_dir():
-                    raise Problem(404, f"the model {found.model!r} has no version {found.version} any more", field="model") from None
-                raise refused(f"the model cannot be loaded: {error}", 503, 30) from None
+                raise self._failed(found, error) from None
+        self._failures.pop(version.reference, None)
         self._versions[found] = version
         self._make_room()
         log.info("model loaded", extra={"model": version.reference, "inline": version.inline})
         return version
+
+    def _failed(self, found: Found, error: MLaaSError) -> Problem:
+        if not found.path.is_dir():
+            return Problem(404, f"the model {found.model!r} has no version {found.version} any more", field="model")
+        problem = error if isinstance(error, Problem) else refused(f"the model cannot be loaded: {error}", 503, 30)
+        self._failures[f"{found.tenant}:{found.model}@{found.version}"] = found.tenant, problem.detail
+        while len(self._failures) > FAILURES:
+            self._failures.popitem(last=False)
+        return problem
 
     async def _make(self, found: Found) -> Version:
         bundle = await asyncio.to_thread(read_bundle, found.path, verify=False)

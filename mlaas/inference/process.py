@@ -125,7 +125,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         if self._ended is not None:
-            await self._ended
+            await asyncio.wait([self._ended])  # which, unlike awaiting it, does not cancel it when this task is cancelled
 
     def hung(self) -> None:
         """End it because a prediction takes too long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from mlaas.auth.identity import Identity
 from mlaas.data.features import Features
 from mlaas.errors import MLaaSError
+from mlaas.models.manifest import TensorsRecord
 from mlaas.models.scores import Matrix, Scores
 
 Array = npt.NDArray[Any]
@@ -105,4 +107,12 @@ class Pool(Protocol):
 
     def versions(self, reference: str, identity: Identity) -> list[int]:
         """The versions of the model that a caller means. Raises Problem 404."""
+        ...
+
+    async def probe(self, folder: Path, tenant: str) -> TensorsRecord:
+        """Load and run the bundle in a folder once, in a process for the occasion, and say what it takes. Raises Problem 422 with the reason."""
+        ...
+
+    async def states(self, identity: Identity) -> list[dict[str, Any]]:
+        """The models of a caller that are loaded here: name, version, where they run, and why one is not served."""
         ...
