@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import os
 import re
 import secrets
@@ -18,11 +20,11 @@ from mlaas.inference.batching import Load
 from mlaas.inference.context import Context
 from mlaas.inference.endpoints import Endpoint, Endpoints
 from mlaas.inference.figures import FLUSH, Figures
-from mlaas.inference.http import Bodies, Gone, Receive, Scope, Send, reply
+from mlaas.inference.http import Bodies, Gone, Receive, Request, Scope, Send, reply
 from mlaas.inference.predictions import Predictions
 from mlaas.inference.routes import routes
 from mlaas.inference.served import Pool
-from mlaas.inference.tokens import Tokens, header
+from mlaas.inference.tokens import Tokens
 from mlaas.places import Places
 from mlaas.settings import Settings
 from mlaas.web import errors, health, identify, logs
@@ -38,6 +40,7 @@ def create(settings: Settings) -> ASGIApp:
     from mlaas.inference.pool import open_pool
 
     places = Places.of(settings)
+    logging.getLogger("uvicorn.access").propagate = False  # else uvicorn prepares a line per request that nobody writes
     return App(settings, places, open_pool(settings, places))
 
 
@@ -74,17 +77,18 @@ class App:
 
     async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
-        given = header(scope["headers"], b"x-request-id")
-        request_id = given if given and _ID.fullmatch(given) else b""
+        request = Request(scope, receive)
+        given = request.headers.get(b"x-request-id")
+        request_id = given if given is not None and _ID.fullmatch(given) else b""
         try:
-            answer = await endpoint.call(scope, receive)
+            answer = await endpoint.call(request)
         except Gone:
             return
         except Exception as error:
             request_id = request_id or secrets.token_hex(8).encode()
             logs.begin(request_id=request_id.decode(), route=endpoint.route)
             answer = endpoint.error(errors.problem_of(error))
-        await reply(scope, send, answer, request_id)
+        await reply(request, send, answer, request_id)
         self._figures.answered(endpoint.route, scope["method"], answer.status, time.perf_counter() - begin)
 
     # ---- the life of the process
@@ -104,8 +108,10 @@ class App:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         await self._pool.start()
         stack.push_async_callback(self._pool.stop)
-        telling = asyncio.create_task(self._tell())
-        stack.callback(telling.cancel)
+        stack.callback(asyncio.create_task(self._tell()).cancel)
+        await self._predictions.warm_up()  # now, for it would hold up requests
+        gc.collect()
+        gc.freeze()  # what is there now stays: no later collection need look at it
         if self._settings.grpc_port:
             from mlaas.inference.rpc import start
 

@@ -9,17 +9,17 @@ from typing import Any
 from mlaas.auth.identity import Identity
 from mlaas.inference import open_inference, tfaas
 from mlaas.inference.events import columns_of
-from mlaas.inference.http import Answer, Bodies, Receive, Scope, from_json, read, to_json, told
+from mlaas.inference.http import Answer, Bodies, Request, from_json, read, to_json, told
 from mlaas.inference.open_inference import model_metadata, reference_of, server_metadata
 from mlaas.inference.predictions import Predictions
 from mlaas.inference.served import Served
-from mlaas.inference.tokens import Tokens, header
+from mlaas.inference.tokens import Tokens
 from mlaas.web.problem import Problem
 from mlaas.web.stopping import stopping
 
 PROBLEM = b"application/problem+json"
 
-Call = Callable[[Scope, Receive], Awaitable[Answer]]
+Call = Callable[[Request], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,16 @@ class Endpoints:
     def _post(self, handler: Callable[[Identity, bytes], Awaitable[Answer]]) -> Call:
         """A handler that takes the caller and the body."""
 
-        async def call(scope: Scope, receive: Receive) -> Answer:
-            identity = await self._caller(scope, "POST")
-            return await handler(identity, await read(scope, receive, self._bodies))
+        async def call(request: Request) -> Answer:
+            _allow(request, "POST")
+            identity = self._tokens.known(request.header(b"authorization")) or await self._caller(request, "POST")
+            return await handler(identity, await read(request, self._bodies))
 
         return call
 
-    async def _caller(self, scope: Scope, method: str) -> Identity:
-        _allow(scope, method)
-        authorization = header(scope["headers"], b"authorization")
+    async def _caller(self, request: Request, method: str) -> Identity:
+        _allow(request, method)
+        authorization = request.header(b"authorization")
         return self._tokens.known(authorization) or await self._tokens.identity(authorization)
 
     # ---- raw events
@@ -111,15 +112,15 @@ class Endpoints:
         return _told("/v2/*", _nothing)
 
     def _get(self, document: Callable[[], Any]) -> Call:
-        async def call(scope: Scope, _receive: Receive) -> Answer:
-            _allow(scope, "GET")
+        async def call(request: Request) -> Answer:
+            _allow(request, "GET")
             return Answer(to_json(document()))
 
         return call
 
     def _about(self, name: str, version: str, document: Callable[[Identity, str, str], Awaitable[Any]]) -> Call:
-        async def call(scope: Scope, _receive: Receive) -> Answer:
-            return Answer(to_json(await document(await self._caller(scope, "GET"), name, version)))
+        async def call(request: Request) -> Answer:
+            return Answer(to_json(await document(await self._caller(request, "GET"), name, version)))
 
         return call
 
@@ -132,10 +133,10 @@ class Endpoints:
         return {"name": name, "ready": bool(served)}
 
     def _infer(self, name: str, version: str) -> Call:
-        async def call(scope: Scope, receive: Receive) -> Answer:
-            identity = await self._caller(scope, "POST")
-            body = await read(scope, receive, self._bodies)
-            length = header(scope["headers"], open_inference.LENGTH)
+        async def call(request: Request) -> Answer:
+            identity = await self._caller(request, "POST")
+            body = await read(request, self._bodies)
+            length = request.header(open_inference.LENGTH)
             return await open_inference.infer(self._predictions, identity, name, version, body, length)
 
         return call
@@ -157,8 +158,8 @@ def _problem(problem: Problem) -> Answer:
     return told(problem, problem.document(), PROBLEM)
 
 
-def _allow(scope: Scope, method: str) -> None:
-    given = scope["method"]
+def _allow(request: Request, method: str) -> None:
+    given = request.scope["method"]
     if given != method and not (method == "GET" and given == "HEAD"):
         raise Problem(405, f"this address takes {method} only, not {given}", headers={"Allow": method})
 
@@ -169,5 +170,5 @@ def _ready() -> Any:
     return {"ready": True}
 
 
-async def _nothing(_scope: Scope, _receive: Receive) -> Answer:
+async def _nothing(_request: Request) -> Answer:
     raise Problem(404, "there is nothing at this address")

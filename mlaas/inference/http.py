@@ -12,7 +12,6 @@ from typing import Any
 
 import orjson
 
-from mlaas.inference.tokens import header
 from mlaas.web.problem import Problem
 
 Scope = MutableMapping[str, Any]
@@ -23,6 +22,21 @@ JSON = b"application/json"
 BINARY = b"application/octet-stream"
 COMPRESSED_FROM = 1024  # bytes; below it compression makes answers larger and slower
 THREAD_FROM = 256 * 1024  # bytes; to pack or unpack more would hold up other requests
+
+
+class Request:
+    """A request: its scope, and its headers by their names in lower case (of one that is there twice the last)."""
+
+    __slots__ = ("headers", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+
+    def header(self, name: bytes) -> bytes:
+        """A header; empty where it is not there."""
+        return self.headers.get(name, b"")
 
 
 @dataclass(slots=True)
@@ -51,24 +65,24 @@ class Gone(Exception):  # noqa: N818 - nobody is told
     """The client went away before its request was whole."""
 
 
-async def read(scope: Scope, receive: Receive, bodies: Bodies) -> bytes:
+async def read(request: Request, bodies: Bodies) -> bytes:
     """The body of a request, unpacked. Raises Problem (413 too large, 415 packed in an unknown way, 400 damaged, 503), and Gone."""
-    message = await receive()
+    message = await request.receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body") or message["type"] != "http.request":
-        body = await _rest(scope, receive, bodies, message)
+        body = await _rest(request, bodies, message)
     elif len(body) > bodies.limit:
         raise _too_large(bodies.limit)
-    packed = header(scope["headers"], b"content-encoding")
+    packed = request.headers.get(b"content-encoding")
     if not packed:
         return body
     arguments = body, packed.strip().lower(), bodies.limit
     return unpack(*arguments) if len(body) < THREAD_FROM // 64 else await asyncio.to_thread(unpack, *arguments)
 
 
-async def _rest(scope: Scope, receive: Receive, bodies: Bodies, message: MutableMapping[str, Any]) -> bytes:
+async def _rest(request: Request, bodies: Bodies, message: MutableMapping[str, Any]) -> bytes:
     """Bodies that come in several pieces."""
-    declared = header(scope["headers"], b"content-length")
+    declared = request.header(b"content-length")
     if declared.isdigit() and int(declared) > bodies.limit:
         raise _too_large(bodies.limit)
     parts: list[bytes] = []
@@ -87,7 +101,7 @@ async def _rest(scope: Scope, receive: Receive, bodies: Bodies, message: Mutable
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
-            message = await receive()
+            message = await request.receive()
     finally:
         bodies.held -= size
 
@@ -123,18 +137,18 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body is larger than {limit} bytes, which is the most that is taken", headers={"Connection": "close"})
 
 
-async def reply(scope: Scope, send: Send, answer: Answer, request_id: bytes = b"") -> None:
+async def reply(request: Request, send: Send, answer: Answer, request_id: bytes = b"") -> None:
     """Send an answer, packed where it is long and the client takes that; with the request's id where it has one."""
     headers = [(b"content-type", answer.media_type), *answer.headers]
     body = answer.body
-    if len(body) >= COMPRESSED_FROM and (way := _way(header(scope["headers"], b"accept-encoding"))):
+    if len(body) >= COMPRESSED_FROM and (way := _way(request.header(b"accept-encoding"))):
         body = _packed(body, way) if len(body) < THREAD_FROM else await asyncio.to_thread(_packed, body, way)
         headers += [(b"content-encoding", way), (b"vary", b"accept-encoding")]
     headers.append((b"content-length", b"%d" % len(body)))
     if request_id:
         headers.append((b"x-request-id", request_id))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body if scope["method"] != "HEAD" else b""})
+    await send({"type": "http.response.body", "body": body if request.scope["method"] != "HEAD" else b""})
 
 
 def _packed(body: bytes, way: bytes) -> bytes:

@@ -13,6 +13,9 @@ import numpy as np
 from mlaas.auth.identity import Identity
 from mlaas.data.columns import Columns
 from mlaas.data.features import Features
+from mlaas.data.files import Branch
+from mlaas.data.layout import Layout, Slot
+from mlaas.data.preproc import Preproc
 from mlaas.errors import nearest
 from mlaas.inference.batching import Load, Queue
 from mlaas.inference.events import columns_of
@@ -34,6 +37,14 @@ class Predictions:
         self.pool = pool
         self.load = load
         self._queues: WeakKeyDictionary[Served, Queue] = WeakKeyDictionary()
+        self._compiled = False
+
+    async def warm_up(self) -> None:
+        """Compile what makes matrices of raw events, in a thread: it takes seconds where numba has not kept it."""
+        branch = Branch("x", np.dtype("f4"), "flat")
+        features = Features(Layout((Slot("x", "flat", 1, 0.0, 1.0),)), Preproc(), ("x",), {"x": branch}, "")
+        await asyncio.to_thread(features.vectorise, Columns(1, {"x": np.zeros(1, np.float32)}))
+        self._compiled = True
 
     async def model(self, reference: Any, identity: Identity) -> Served:
         """The model that a caller means. Raises Problem (404, 503)."""
@@ -87,7 +98,8 @@ class Predictions:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     async def _piece(self, served: Served, features: Features, columns: Columns) -> Scores:
-        x, mask = features.vectorise(columns) if columns.n <= BRIEF else await asyncio.to_thread(features.vectorise, columns)
+        brief = columns.n <= BRIEF and self._compiled
+        x, mask = features.vectorise(columns) if brief else await asyncio.to_thread(features.vectorise, columns)
         return await self.queue(served).matrix(x, mask.astype(np.float32) if served.mask else None)
 
     async def tensors(self, served: Served, inputs: Mapping[str, Array], outputs: Collection[str] = ()) -> dict[str, Array]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from mlaas.auth.authenticator import Authenticator
 from mlaas.auth.errors import AuthError
 from mlaas.auth.identity import Identity
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Tokens:
@@ -29,16 +25,3 @@ class Tokens:
         if scheme.lower() != b"bearer" or not token.strip():
             raise AuthError("Authorization must be one bearer token: Authorization: Bearer TOKEN", error="invalid_request")
         return await self.authenticator.authenticate(token.strip().decode("latin-1"))
-
-    async def caller(self, headers: Headers) -> Identity:
-        """The caller of a request by its headers. Raises AuthError."""
-        authorization = header(headers, b"authorization")
-        return self.known(authorization) or await self.identity(authorization)
-
-
-def header(headers: Headers, wanted: bytes) -> bytes:
-    """The value of a header (lower case), empty when it is not there."""
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return b""

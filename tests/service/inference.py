@@ -73,7 +73,9 @@ def serving(data: Path, *, factory: str = "", grpc: bool = True, ca: Path | None
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url, log.read_text()
-        service = Service(process, url, f"127.0.0.1:{port}", (data / "secrets" / "token").read_text().strip() if _ready(url, process, ca) else "", log, ca)
+        service = Service(
+            process, url, f"127.0.0.1:{port}", (data / "secrets" / "token").read_text().strip() if _ready(url, process, ca) else "", log, ca
+        )
         assert service.token, log.read_text()
         yield service
     finally:

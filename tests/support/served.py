@@ -1,4 +1,4 @@
-"""Trained models in a repository, with features, for the tests of the inference service."""
+"""Models for the tests of the inference service: trained ones in a repository, with features, and one in NumPy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlaas.data.layout import Layout, Slot
 from mlaas.data.preproc import Preproc
 from mlaas.models.bundle import write_bundle
 from mlaas.models.repository import Repository
+from mlaas.models.scores import Matrix, Scores
 from mlaas.models.trained import TrainedModel
 from tests.support.trained import WIDTH, fitted
 
@@ -39,3 +40,22 @@ def classifier(kind: str = "binary", seed: int = 1) -> TrainedModel:
 
     network = MLPRegressor if kind == "value" else MLPClassifier
     return fitted(network(hidden_layer_sizes=(8,), max_iter=20, random_state=seed), kind)
+
+
+class Weights:
+    """A model in NumPy: scores are a fixed function of each row alone."""
+
+    tenant, model, version, reference, platform = "local", "weights", 1, "local:weights@1", "numpy"
+    classes, task, features, inputs, outputs = ("background", "signal"), "classification", None, (), ()
+
+    def __init__(self, width: int = 3, mask: bool = False, inline: bool = True) -> None:
+        self.width, self.mask, self.inline = width, mask, inline
+        self.sizes: list[int] = []
+
+    def run(self, x: Matrix, mask: Matrix | None = None) -> Scores:
+        self.sizes.append(len(x))
+        weights = np.arange(1, self.width + 1, dtype=np.float32)
+        return np.asarray(x @ weights + (0 if mask is None else 1000 * mask.sum(axis=1)), np.float32)
+
+    async def infer(self, x: Matrix, mask: Matrix | None = None) -> Scores:
+        return self.run(x, mask)
