@@ -35,9 +35,10 @@ bench: ## the speed figures, as a table (some minutes)
 	@./bootstrap.sh keras xgboost root test
 	@$(PY) -m tests.bench
 
-docs: ## write mlaas/REFERENCE.md again from the code
-	@./bootstrap.sh keras
+docs: ## write mlaas/REFERENCE.md and the OpenAPI document again from the code
+	@./bootstrap.sh keras service
 	@$(PY) -m tests.reference
+	@$(PY) -m tests.openapi
 
 clean: ## remove what the targets above made, the virtual environment included
 	rm -rf .venv demo bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from sqlalchemy import Engine
+from starlette.routing import Match
 from starlette.types import Scope
 
 from mlaas import __version__
@@ -23,6 +24,7 @@ from mlaas.settings import Settings
 from mlaas.store import database
 from mlaas.web import errors, health, identify
 from mlaas.web.middleware import BODY_LIMIT, Requests
+from mlaas.web.problem import Problem
 from mlaas.workspaces import Workspaces
 
 UPLOADS = frozenset({("POST", "/upload"), ("POST", "/setup_tfaas"), ("POST", "/api/v1/workspaces")})
@@ -39,6 +41,7 @@ def create(settings: Settings) -> FastAPI:
     identify.install(app, settings, places)
     app.state.context = context(settings, places, engine)
     errors.install(app)
+    app.add_exception_handler(405, _other_method)
     add(app, [*ROUTERS, published.routes])
     answer_head(app)
     app.router.routes.extend(health.routes({"database": partial(database.ready, engine)}, settings, [Jobs(engine)]))
@@ -69,6 +72,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await parts.inference.aclose()
         parts.engine.dispose()
+
+
+async def _other_method(request: Request, _error: Exception) -> Response:
+    """Tell all methods of an address; the router knows those of its first route only."""
+    matching = [route for route in request.app.router.routes if route.matches(dict(request.scope))[0] is not Match.NONE]
+    methods = sorted({method for route in matching for method in route.methods or ()})
+    return errors.response(Problem(405, f"this address takes {', '.join(methods)} only", headers={"Allow": ", ".join(methods)}))
 
 
 def _openapi() -> Response:

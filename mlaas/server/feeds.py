@@ -6,7 +6,6 @@ import asyncio
 import codecs
 import json
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -143,11 +142,3 @@ def _characters(data: bytes) -> bytes:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data)
     return data[: len(data) - len(decoder.getstate()[0])]
-
-
-def read_piece(descriptor: int, offset: int) -> bytes:
-    """At most PIECE bytes of an open log; it is closed."""
-    try:
-        return os.pread(descriptor, PIECE, offset)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,6 @@ from mlaas.store import jobs as store
 from mlaas.store.records import JobRecord
 from mlaas.web.problem import Problem
 
-LOG = "log.txt"
 RESULT = "result"
 KEEP_ALIVE = 15
 
@@ -62,11 +61,11 @@ def log(parts: Context, job: JobRecord, tail: int | None = None, *, name: str = 
     _check_kept(parts, job)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'} if name else {}
     try:
-        descriptor = open_beneath(parts.places.job(job.id), LOG)
+        descriptor = open_beneath(parts.places.job(job.id), logs.LOG)
     except FileNotFoundError:
         return Response("", media_type="text/plain", headers=headers)
     if State(job.state) in ENDED and tail is None:
-        return OpenFile(descriptor, name or LOG, media_type="text/plain; charset=utf-8", attachment=bool(name))
+        return OpenFile(descriptor, name or logs.LOG, media_type="text/plain; charset=utf-8", attachment=bool(name))
     return Growing(descriptor, logs.start_of_tail(descriptor, tail) if tail is not None else 0, headers)
 
 
@@ -81,7 +80,7 @@ def look(parts: Context, job: str) -> feeds.View:
     record = store.get(parts.engine, job)
     folder = parts.places.job(job)
     try:
-        descriptor = open_beneath(folder, LOG)
+        descriptor = open_beneath(folder, logs.LOG)
         size = os.fstat(descriptor).st_size
         os.close(descriptor)
     except FileNotFoundError:
@@ -94,20 +93,12 @@ def events(parts: Context, identity: Identity, job: JobRecord, offset: int) -> E
     stream = feeds.events(
         parts.feeds,
         job.id,
-        lambda id, start: read_log(parts, id, start),
+        lambda id, start: logs.tail(parts.places.job(id), start, feeds.PIECE),
         lambda record: documents.job(record, identity).model_dump_json(),
         offset=offset,
         until=identity.expires,
     )
     return EventSourceResponse(stream, ping=KEEP_ALIVE)
-
-
-def read_log(parts: Context, job: str, offset: int) -> bytes:
-    """A piece of a job's log; empty where there is none."""
-    try:
-        return feeds.read_piece(open_beneath(parts.places.job(job), LOG), offset)
-    except FileNotFoundError:
-        return b""
 
 
 def metrics(parts: Context, job: JobRecord) -> wire.Metrics:

@@ -11,7 +11,6 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlaas.server import wire
 from mlaas.web.problem import Problem
 
 JSON = {"application/json", "application/problem+json"}
@@ -60,7 +59,7 @@ def download(kind: str = "application/octet-stream") -> dict[int | str, dict[str
 
 def problem(text: str) -> dict[str, Any]:
     """The documentation of one error."""
-    return {"description": text, "model": wire.Problem, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {"description": text, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 DOWNLOAD = download()

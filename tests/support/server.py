@@ -24,7 +24,14 @@ ALICE = Identity(tenant="alice-0123456789", subject="alice", issuer="https://op.
 BOB = Identity(tenant="bob-0123456789", subject="bob", issuer="https://op.example.org", name="Bob", groups=frozenset({"/atlas"}))
 CAROL = Identity(tenant="carol-0123456789", subject="carol", issuer="https://op.example.org", name="Carol", roles=frozenset({"user", "admin"}))
 MODEL = "def model(idim):\n    from sklearn.linear_model import LogisticRegression\n\n    return LogisticRegression()\n"
-FOLDER = {"files.txt": "s.root\nb.root\n", "labels.txt": "1\n0\n", "model.py": MODEL, "params.json": '{"branch": "events"}', "s.root": b"x", "b.root": b"y"}
+FOLDER = {
+    "files.txt": "s.root\nb.root\n",
+    "labels.txt": "1\n0\n",
+    "model.py": MODEL,
+    "params.json": '{"branch": "events"}',
+    "s.root": b"x",
+    "b.root": b"y",
+}
 """A folder that a training can be submitted from; its data are none."""
 TRAINING = {"workspace": "tth", "files": "files.txt", "labels": "labels.txt", "model": "model.py", "params": "params.json"}
 
@@ -81,7 +88,10 @@ def job(parts: Context, identity: Identity = ALICE, state: State = State.QUEUED,
     times: dict[str, Any] = {"started": time.time()} if state not in {State.QUEUED, State.STARTING} else {}
     times |= {"finished": time.time()} if state in {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT} else {}
     parts.places.job(record.id).mkdir(parents=True)
-    return jobs.update(parts.engine, record.id, **times, **columns) or record
+    changes = times | columns
+    found = jobs.update(parts.engine, record.id, **changes) if changes else jobs.get(parts.engine, record.id)
+    assert found is not None
+    return found
 
 
 def leftovers(data: Path) -> list[Path]:
