@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlaas.store.errors import Conflict, QueueFull, StoreError, StoreFullError
+from mlaas.store.errors import Conflict, QueueFull, QuotaError, StoreError, StoreFullError
 from mlaas.store.records import JobRecord, NewJob, TenantRecord, Totals, WorkspaceRecord
 
-__all__ = ["Conflict", "JobRecord", "NewJob", "QueueFull", "StoreError", "StoreFullError", "TenantRecord", "Totals", "WorkspaceRecord"]
+__all__ = ["Conflict", "JobRecord", "NewJob", "QueueFull", "QuotaError", "StoreError", "StoreFullError", "TenantRecord", "Totals", "WorkspaceRecord"]

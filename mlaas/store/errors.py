@@ -25,6 +25,12 @@ class StoreFullError(StoreError):
     status = 507
 
 
+class QuotaError(StoreError):
+    """The tenant has no disk left."""
+
+    status = 507
+
+
 class Conflict(StoreError):
     """What was asked for does not fit what is stored."""
 

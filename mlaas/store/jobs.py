@@ -119,6 +119,12 @@ def ended_before(engine: Engine, when: float, limit: int = 1000) -> list[JobReco
     return _all(engine, query.order_by(jobs.c.number).limit(limit))
 
 
+def with_files(engine: Engine, tenant: str) -> list[str]:
+    """The ids of a tenant's jobs that have a folder, or will have one."""
+    with reading(engine) as connection:
+        return list(connection.execute(select(jobs.c.id).where(jobs.c.tenant == tenant, jobs.c.purged.is_(False))).scalars())
+
+
 def totals(engine: Engine, tenant: str) -> Totals:
     """What a tenant has now."""
     sums = (func.count(), func.sum(jobs.c.cpus), func.sum(jobs.c.memory), func.sum(jobs.c.cpu_seconds))

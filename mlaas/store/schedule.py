@@ -8,7 +8,7 @@ from sqlalchemy import Engine, and_, func, select
 
 from mlaas.jobs.states import ACTIVE, State
 from mlaas.store.database import reading, writing
-from mlaas.store.schema import jobs
+from mlaas.store.schema import jobs, tenants
 
 _COLUMNS = ("number", "id", "tenant", "groups", "cpus", "memory", "gpus", "time_limit", "created", "started", "not_before", "reason", "attempt")
 
@@ -69,3 +69,9 @@ def tell(engine: Engine, reasons: dict[str, str]) -> None:
     with writing(engine) as connection:
         for id, reason in reasons.items():
             connection.execute(jobs.update().where(jobs.c.id == id, jobs.c.state == State.QUEUED).values(reason=reason))
+
+
+def members(engine: Engine) -> dict[str, list[str]]:
+    """The groups of every tenant, as of their last token."""
+    with reading(engine) as connection:
+        return {tenant: list(groups) for tenant, groups in connection.execute(select(tenants.c.tenant, tenants.c.groups))}

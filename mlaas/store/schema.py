@@ -42,7 +42,7 @@ counters = Table(
     "counters",
     metadata,
     Column("tenant", String(64), primary_key=True),
-    Column("kind", String(20), primary_key=True, comment="process (N_1, N_2, ...), generation, submission; cpu_seconds: of deleted jobs"),
+    Column("kind", String(20), primary_key=True, comment="process (N_1, N_2, ...), generation, submission, size; cpu_seconds: of deleted jobs"),
     Column("name", String(100), primary_key=True),
     Column("last", Integer, nullable=False),
 )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select
 
 from mlaas.jobs.states import ENDED
 from mlaas.store.database import reading, writing
+from mlaas.store.errors import QuotaError
 from mlaas.store.records import WorkspaceRecord
 from mlaas.store.schema import counters, jobs, workspaces
 from mlaas.store.statements import count, storable
+
+BLOCK = 4096
+"""Bytes that a file takes beside its content: a million empty files are not for nothing."""
 
 _GENERATION = "generation"
 
@@ -21,11 +25,18 @@ def next_generation(engine: Engine, tenant: str, name: str) -> int:
         return count(connection, tenant, _GENERATION, name)
 
 
-def add(engine: Engine, tenant: str, name: str, generation: int, files: int, size: int, now: float) -> WorkspaceRecord:
-    """Record a generation whose files are in place, and make it the current one."""
+def add(engine: Engine, tenant: str, name: str, generation: int, files: int, size: int, now: float, *, room: int | None = None) -> WorkspaceRecord:
+    """Record a generation whose files are in place, and make it the current one.
+
+    room: the disk that all generations of the tenant may take, bytes; None sets no limit. Raises QuotaError when they would take more.
+    """
     record = WorkspaceRecord(tenant, name, generation, True, now, files, size)
     with writing(engine) as connection:
         _lock(connection, tenant, name)
+        if room is not None:
+            count(connection, tenant, "size", by=0)  # the lock: two uploads at once must not both take the room that is left
+            if _disk(connection, tenant) + size + files * BLOCK > room:
+                raise QuotaError("your disk is full; delete workspaces, jobs or models that you do not need")
         connection.execute(workspaces.update().where(*_named(tenant, name)).values(current=False))
         values = {column.name: getattr(record, column.name) for column in workspaces.columns}
         connection.execute(workspaces.insert().values(values))
@@ -68,17 +79,27 @@ def forget(engine: Engine, tenant: str, name: str, generation: int) -> bool:
         return connection.execute(workspaces.delete().where(_this(tenant, name, generation), ~workspaces.c.current, ~_used())).rowcount > 0
 
 
-def known(engine: Engine) -> set[tuple[str, str, int]]:
-    """Every generation that is recorded: (tenant, name, generation)."""
+def known(engine: Engine) -> set[tuple[str, str, str]]:
+    """Every generation that is recorded, as its folders are named: (tenant, name, generation)."""
     with reading(engine) as connection:
         found = connection.execute(select(workspaces.c.tenant, workspaces.c.name, workspaces.c.generation))
-        return {(row.tenant, row.name, row.generation) for row in found}
+        return {(row.tenant, row.name, str(row.generation)) for row in found}
 
 
-def size(engine: Engine, tenant: str) -> int:
-    """The bytes of all generations of a tenant, those that only wait for their jobs to end included."""
+def recorded(engine: Engine, tenant: str, name: str, generation: int) -> bool:
+    """Whether a generation is recorded."""
+    return bool(_records(engine, _this(tenant, name, generation)))
+
+
+def disk(engine: Engine, tenant: str) -> int:
+    """The disk that all generations of a tenant take, those that only wait for their jobs to end included; bytes, with a BLOCK for each file."""
     with reading(engine) as connection:
-        return int(connection.execute(select(func.coalesce(func.sum(workspaces.c.size), 0)).where(workspaces.c.tenant == tenant)).scalar_one())
+        return _disk(connection, tenant)
+
+
+def _disk(connection: Connection, tenant: str) -> int:
+    taken = func.coalesce(func.sum(workspaces.c.size + workspaces.c.files * BLOCK), 0)
+    return int(connection.execute(select(taken).where(workspaces.c.tenant == tenant)).scalar_one())
 
 
 def _named(tenant: str, name: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -91,7 +112,7 @@ def _this(tenant: str, name: str, generation: int) -> ColumnElement[bool]:
 
 def _used() -> ColumnElement[bool]:
     same = (jobs.c.tenant == workspaces.c.tenant, jobs.c.workspace == workspaces.c.name, jobs.c.generation == workspaces.c.generation)
-    return exists().where(*same, jobs.c.state.not_in(ENDED)).correlate(workspaces)
+    return select(jobs.c.number).where(*same, jobs.c.state.not_in(ENDED)).correlate(workspaces).exists()
 
 
 def _lock(connection: Connection, tenant: str, name: str) -> None:

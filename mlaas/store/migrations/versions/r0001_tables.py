@@ -15,7 +15,10 @@ def upgrade() -> None:
         "counters",
         sa.Column("tenant", sa.String(length=64), nullable=False),
         sa.Column(
-            "kind", sa.String(length=20), nullable=False, comment="process (N_1, N_2, ...), generation, submission; cpu_seconds: of deleted jobs"
+            "kind",
+            sa.String(length=20),
+            nullable=False,
+            comment="process (N_1, N_2, ...), generation, submission, size; cpu_seconds: of deleted jobs",
         ),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("last", sa.Integer(), nullable=False),
