@@ -198,7 +198,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Check the text of a manifest; `where` is named in errors."""
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also numbers of thousands of digits
         raise BundleError(f"{where} is not JSON") from None
     if not isinstance(document, dict) or "format" not in document:
         raise BundleError(f"{where} is not the manifest of a bundle: it has no field 'format'")
