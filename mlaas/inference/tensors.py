@@ -160,6 +160,6 @@ def _cast(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array
 def _fit(name: str, sizes: tuple[int, ...], found: Array) -> Array:
     if found.size != math.prod(sizes):
         raise Problem(400, f"inputs.{name} has {found.size} elements, but its shape {list(sizes)} takes {math.prod(sizes)}", field=f"inputs.{name}")
-    if found.ndim > 1 and found.shape != sizes:
+    if found.ndim > 1 and found.size and found.shape != sizes:
         raise Problem(400, f"inputs.{name}.data is nested as {list(found.shape)}, but its shape is {list(sizes)}", field=f"inputs.{name}.shape")
     return found.reshape(sizes)

@@ -82,7 +82,8 @@ def serving(data: Path, *, factory: str = "", grpc: bool = True, ca: Path | None
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(40)
-        process.stdout.close() if process.stdout else None
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _ready(url: str, process: subprocess.Popen[str], ca: Path | None) -> bool:
