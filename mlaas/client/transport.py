@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from mlaas import __version__
-from mlaas.client.address import checked, origin
+from mlaas.client.address import checked, loopback, origin
 from mlaas.client.errors import NotSignedIn, ServiceError
 from mlaas.errors import UserError
 
@@ -187,7 +187,9 @@ def _said(error: Exception) -> str:
 def _cure(server: httpx.URL, error: Exception) -> str:
     if _certificate(error):
         return "; if it belongs to a site of its own authority, name its CA certificates with --ca-file"
-    return f"; is the service running? (mlaas serve, or --server for another address than {server})" if isinstance(error, httpx.ConnectError) else ""
+    if not isinstance(error, httpx.ConnectError):
+        return ""
+    return "; start the service with: mlaas serve; or name another with --server" if loopback(server.host) else "; is this its address (--server)?"
 
 
 def _json(answer: httpx.Response) -> Any:

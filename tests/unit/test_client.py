@@ -132,7 +132,7 @@ class TestRequests:
     def test_nobody_listens(self):
         with answering(lambda asked: document({})) as server:
             pass
-        with client(server.url) as one, pytest.raises(ServiceError, match="is the service running") as caught:
+        with client(server.url) as one, pytest.raises(ServiceError, match="start the service with: mlaas serve") as caught:
             one.me()
         assert caught.value.status == 0
 
