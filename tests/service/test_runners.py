@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import socket
@@ -374,11 +375,11 @@ def test_memory_of_all_processes_counts(bench):
             if os.fork() == 0:
                 x = b"x" * 60_000_000
                 time.sleep(60)
-        time.sleep(60)
+        os.wait()
+        sys.exit("one was killed")  # in a container the kernel kills one process, not all
         """
-    status, _ = bench.run(code, memory=150 * 10**6)
-    # a container's first process may outlive the one that the kernel chose
-    assert status.end == "memory" or (bench.runner.name == "docker" and status.running)
+    status, log = bench.run(code, memory=150 * 10**6)
+    assert status.end == "memory", log
 
 
 def test_disk_beyond_the_limit_ends_a_task(bench):
@@ -389,8 +390,9 @@ def test_disk_beyond_the_limit_ends_a_task(bench):
 
 
 def test_one_file_cannot_be_larger_than_the_disk_limit(bench):
-    log = bench.output("try:\n    open('f', 'wb').write(bytes(9_000_000))\nexcept OSError as error:\n    print(error.errno)", disk=5 * 10**6)
-    assert log == "27\n"  # EFBIG
+    code = "try:\n    open('f', 'wb').write(bytes(9_000_000))\nexcept OSError as error:\n    os.unlink('f')\n    print(error.errno)"
+    status, log = bench.run(code, disk=5 * 10**6)
+    assert log == "27\n" or status.end == "disk"  # EFBIG; or the look came at the moment when it was as large as allowed
 
 
 def test_a_fork_bomb_is_bounded_and_ends(bench):
@@ -495,13 +497,10 @@ of(settings, places).submit(task)
 
 
 def test_the_caller_may_be_killed_at_any_moment_of_submit(bench):
-    import pickle
-
     rng = random.Random(5)
     for number in range(6):
         task = bench.task("open('runs', 'a').write('x')\ntime.sleep(0.1)")
         caller = subprocess.Popen([sys.executable, "-c", SUBMIT], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        caller.communicate_ = None
         caller.stdin.write(pickle.dumps((bench.settings, bench.places, task)))
         caller.stdin.close()
         # the first is let be; for the others the moment differs
@@ -519,8 +518,6 @@ def test_the_caller_may_be_killed_at_any_moment_of_submit(bench):
 def test_the_submitter_and_the_poller_do_not_disturb_each_other(bench):
     task = bench.task("open('runs', 'a').write('x')\ntime.sleep(0.5)")
     code = SUBMIT.replace("of(settings, places).submit(task)", "runner = of(settings, places)\nfor _ in range(300): runner.poll(task.id, task.folder)")
-    import pickle
-
     poller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     poller.stdin.write(pickle.dumps((bench.settings, bench.places, task)))
     poller.stdin.close()

@@ -37,9 +37,9 @@ class Transfer:
         self._note = note
         self._limit = limit
 
-    def take(self, container: Container) -> None:
-        """Append the output since the last call. Raises OSError, docker's and requests' errors."""
-        progress = self._progress()
+    def take(self, container: Container) -> bool:
+        """Append the output since the last call; whether there was any. Raises OSError, docker's and requests' errors."""
+        before = progress = self._progress()
         log = Log(self._log, self._limit)
         try:
             if self._log.stat().st_size > progress.size:  # written, but not noted: the worker died between the two
@@ -51,6 +51,7 @@ class Transfer:
         finally:
             log.close()
         self._keep(progress)
+        return (progress.stamp, progress.pieces) != (before.stamp, before.pieces)
 
     def say(self, sentence: str) -> None:
         """Append a line of the service's own."""
@@ -76,14 +77,9 @@ class Transfer:
     def _append(self, log: Log, container: Container, progress: Progress) -> Progress:
         since = _second(progress.stamp)
         stream = container.logs(stream=True, follow=False, timestamps=True, **({"since": since} if since else {}))
-        try:
-            for stamp, data, pieces in new_pieces(stream, progress):
-                log.write(data)
-                progress = Progress(stamp, pieces)
-                if log.full:
-                    break
-        finally:
-            stream.close()
+        for stamp, data, pieces in new_pieces(stream, progress):  # to its end also when the log is full: docker's client leaves a socket open else
+            log.write(data)
+            progress = Progress(stamp, pieces)
         return progress
 
 

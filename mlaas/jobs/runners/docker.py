@@ -123,8 +123,10 @@ class DockerRunner:
 
     def _look(self, found: Container, state: Mapping[str, Any], files: TaskFolder, plan: Plan, known: Status) -> Status:
         output = Transfer(files.log, files.folder / "task.output", plan.log_limit)
-        output.take(found)
+        taken = output.take(found)
         if state["Status"] in ("exited", "dead"):
+            while taken:  # until nothing more comes: a connection that broke looks like an end
+                taken = output.take(found)
             return self._note(files, plan.id, final(state, plan, known, files.stopped()))
         status = measured(found, known)
         self._watch(found, files, plan, started(state), output)
