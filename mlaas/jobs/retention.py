@@ -1,4 +1,4 @@
-"""What goes by itself: files of jobs long over, tasks and folders that nobody knows (any more), uploads never finished, cached data beyond its limit."""
+"""What goes by itself: files of jobs long over, tasks and folders that nobody knows, uploads never finished, what is cached beyond its limit."""
 
 from __future__ import annotations
 
