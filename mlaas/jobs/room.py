@@ -28,7 +28,7 @@ class Room:
         return bool(waiting) and (time.monotonic() - self._looked >= FRESH or not self.known.issuperset(waiting))
 
     def look(self, tenants: Iterable[str]) -> None:
-        """Measure anew. `full` is replaced as a whole (tenant -> the sentence that says whose disk is full), then `known`, those who were looked at."""
+        """Measure anew. `full` (tenant -> the sentence that says whose disk is full) is replaced as a whole, then `known`."""
         used: dict[str, int] = {}
         waiting = set(tenants)
         found = {tenant: sentence for tenant in waiting if (sentence := self._own(tenant, used))}
