@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,8 +11,11 @@ from sqlalchemy import exc
 
 from mlaas.errors import MLaaSError
 
-_DISK_FULL = "53100"  # PostgreSQL's code
-_SHUT_OUT = ("28", "3D")  # PostgreSQL's classes of codes: not let in; no such database
+_DISK_FULL = "53100"  # codes of PostgreSQL
+_NO_TABLE = "42P01"
+_LOCK_TIMEOUT = "55P03"
+_SHUT_OUT = ("28", "3D")  # classes of codes: not let in; no such database
+logger = logging.getLogger(__name__)
 
 
 class StoreError(MLaaSError):
@@ -60,12 +65,23 @@ def _sentence(error: exc.DBAPIError) -> Exception:
     code = str(getattr(error.orig, "sqlstate", None) or "")
     if code == _DISK_FULL or "disk is full" in text:
         return StoreFullError("the disk of the database is full")
-    if code.startswith(_SHUT_OUT):
+    if code == _NO_TABLE or text.startswith("no such table"):
+        return StoreError("the database has not been brought to this version yet; it is when the service starts")
+    if _is_fault(error):
+        return error
+    logger.warning("the database: %s", text)
+    if code.startswith(_SHUT_OUT) or "password authentication failed" in text:
         return StoreError("the database does not let the service in; see MLAAS_DATABASE and MLAAS_DATABASE_PASSWORD_FILE")
-    if "is locked" in text:
+    if "is locked" in text or code == _LOCK_TIMEOUT:
         return StoreError("the database is busy: another process has been writing for too long")
     if "malformed" in text or "not a database" in text:
         return StoreError(f"the file of the database is damaged: {text}")
-    if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
-        return StoreError("the database cannot be reached or used; the service's log says more")
-    return error
+    return StoreError("the database cannot be reached or used; the log of the service says why")
+
+
+def _is_fault(error: exc.DBAPIError) -> bool:
+    """Whether the database refused what the program asked for, rather than failed."""
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        return True
+    broken = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError) or type(error) is exc.DatabaseError
+    return not (error.connection_invalidated or broken)
