@@ -19,7 +19,7 @@ from mlaas.server.deps import Context
 from mlaas.server.feeds import Feeds
 from mlaas.server.metrics import Jobs
 from mlaas.server.routes import ROUTERS
-from mlaas.server.routing import add, answer_head
+from mlaas.server.routing import add
 from mlaas.settings import Settings
 from mlaas.store import database
 from mlaas.web import errors, health, identify
@@ -42,8 +42,7 @@ def create(settings: Settings) -> FastAPI:
     app.state.context = context(settings, places, engine)
     errors.install(app)
     app.add_exception_handler(405, _other_method)
-    add(app, [*ROUTERS, published.routes])
-    answer_head(app)
+    add(app, [*ROUTERS, published.routes], head=True)
     app.router.routes.extend(health.routes({"database": partial(database.ready, engine)}, settings, [Jobs(engine)]))
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(Requests, limit=partial(body_limit, settings))

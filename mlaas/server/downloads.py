@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from mlaas.web import logs
 from mlaas.web.problem import Problem
 
 CHUNK = 2**16
@@ -61,12 +62,8 @@ def _as_problems(send: Send) -> Send:
             headers = [(name, value) for name, value in message["headers"] if name == b"content-range"]
             await send({**message, "headers": [*headers, (b"content-type", b"application/problem+json")]})
         elif refused:
-            await send(
-                {
-                    **message,
-                    "body": json.dumps(Problem(refused, "the range cannot be had; write e.g. bytes=0-999", field="Range").document()).encode(),
-                }
-            )
+            problem = Problem(refused, "the range cannot be had; write e.g. bytes=0-999", field="Range")
+            await send({**message, "body": json.dumps(problem.document(logs.bound("request_id"))).encode()})
         else:
             await send(message)
 

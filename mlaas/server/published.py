@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from pydantic import Field
@@ -23,7 +23,7 @@ from mlaas.server import attachments, jobs, models
 from mlaas.server.deps import SECURED, Context, Creator, Modifier, Parts, Reader
 from mlaas.server.downloads import OpenFile
 from mlaas.server.durations import docker_status
-from mlaas.server.routing import BINARY, FORM, TEXTS, JsonRequest, Reply, check_json, content
+from mlaas.server.routing import BINARY, FORM, TEXTS, Reply, content, json_request
 from mlaas.server.uploads import receive
 from mlaas.server.workspaces import NAMED, upload_workspace
 from mlaas.store.records import JobRecord
@@ -68,10 +68,8 @@ class Published(APIRoute):
 
         async def reply(request: Request) -> Response:
             try:
-                if takes_json:
-                    check_json(request)
-                return await handle(JsonRequest(request.scope, request.receive))
-            except (MLaaSError, RequestValidationError) as error:
+                return await handle(await json_request(request) if takes_json else request)
+            except (MLaaSError, RequestValidationError, HTTPException) as error:
                 return told(errors.problem_of(error), tells_json)
 
         return reply

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from copy import copy
 from typing import Any
 
 import orjson
@@ -69,10 +70,20 @@ class JsonRequest(Request):
     """A request whose body is parsed as strict JSON: no NaN. Its size is limited around all routes (`mlaas.web.middleware`)."""
 
     async def json(self) -> Any:
-        try:
-            return orjson.loads(await self.body())
-        except orjson.JSONDecodeError as error:
-            raise Problem(400, f"the body is not JSON: {error}") from None
+        if not hasattr(self, "_json"):
+            try:
+                self._json = orjson.loads(await self.body())
+            except orjson.JSONDecodeError as error:
+                raise Problem(400, f"the body is not JSON: {error}") from None
+        return self._json
+
+
+async def json_request(request: Request) -> JsonRequest:
+    """The request with its body read and parsed. Raises Problem 400 or 415; FastAPI would tell less of what is wrong."""
+    check_json(request)
+    found = JsonRequest(request.scope, request.receive)
+    await found.json()
+    return found
 
 
 def check_json(request: Request) -> None:
@@ -89,9 +100,7 @@ class Route(APIRoute):
         handle, takes_json = super().get_route_handler(), self.body_field is not None
 
         async def reply(request: Request) -> Response:
-            if takes_json:
-                check_json(request)
-            return await handle(JsonRequest(request.scope, request.receive))
+            return await handle(await json_request(request) if takes_json else request)
 
         return reply
 
@@ -101,14 +110,9 @@ def router(prefix: str, tag: str) -> APIRouter:
     return APIRouter(prefix=f"/api/v1{prefix}", tags=[tag], route_class=Route)
 
 
-def add(app: FastAPI, routers: Iterable[APIRouter]) -> None:
-    """Add the routes of routers as they are."""
-    for part in routers:
-        app.router.routes.extend(part.routes)
-
-
-def answer_head(app: FastAPI) -> None:
-    """Answer HEAD wherever GET is answered. Not for an application whose OpenAPI document is made: that lists GET only."""
-    for route in app.router.routes:
-        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
-            route.methods.add("HEAD")
+def add(app: FastAPI, routers: Iterable[APIRouter], *, head: bool = False) -> None:
+    """Add the routes of routers as they are. head: answer HEAD wherever GET is answered; not where the document is made, which lists GET only."""
+    for route in (copy(route) for part in routers for route in part.routes):
+        if head and isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods = route.methods | {"HEAD"}
+        app.router.routes.append(route)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from mlaas.jobs.requests import NAME, JobRequest, Name, PredictRequest, Reference, Resources, TrainRequest
 from mlaas.jobs.states import State
+from mlaas.web.problem import Problem as Fault
 
 GROUP = r"^[A-Za-z0-9/_.:@+-]{1,200}$"
 
@@ -17,6 +18,7 @@ __all__ = [
     "GROUP",
     "NAME",
     "AliasRequest",
+    "AnyRequest",
     "Card",
     "Deleted",
     "File",
@@ -44,6 +46,17 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+def _kind(value: Any) -> str:
+    """What a submission is, so that its faults are told of that kind only. Raises Problem 422."""
+    kind = value.get("kind", "train") if isinstance(value, dict) else getattr(value, "kind", "train")
+    if kind not in ("train", "predict"):
+        raise Fault(422, 'kind: must be "train" or "predict"', field="kind")
+    return "PredictRequest" if kind == "predict" else "TrainRequest"
+
+
+AnyRequest = Annotated[Annotated[TrainRequest, Tag("TrainRequest")] | Annotated[PredictRequest, Tag("PredictRequest")], Discriminator(_kind)]
 
 
 class _Wire(BaseModel):

@@ -16,6 +16,7 @@ from mlaas.store import jobs as store
 
 routes = router("/jobs", "jobs")
 JobName = Annotated[str, Path(max_length=120, alias="id", description="Id of the job, or its process name.")]
+OutputPath = Annotated[str, Path(description="Path of the file.")]
 IdempotencyKey = Annotated[
     str, Header(pattern=r"^[\x21-\x7e]{0,255}$", description="The same key with the same request submits once, however often it is sent.")
 ]
@@ -35,7 +36,7 @@ def submit(
     response: Response,
     parts: Parts,
     identity: Creator,
-    request: Annotated[wire.JobRequest, Body(examples=[EXAMPLE])],
+    request: Annotated[wire.AnyRequest, Body(examples=[EXAMPLE])],
     idempotency_key: IdempotencyKey = "",
 ) -> wire.Job:
     """Submit a training, or predictions of whole files. What can be checked is checked now; the rest is found in the job's log."""
@@ -130,7 +131,7 @@ def output(
 
 
 @routes.get("/{id}/output/{path:path}", operation_id="get_job_output", dependencies=SECURED, response_class=Response, responses=DOWNLOAD)
-def output_file(parts: Parts, identity: Reader, job: JobName, path: str, tenant: Tenant = "") -> Response:
+def output_file(parts: Parts, identity: Reader, job: JobName, path: OutputPath, tenant: Tenant = "") -> Response:
     """One file that a job left."""
     record = jobs.find(parts, identity, job, tenant)
     return served(path, lambda: jobs.open_output(parts, record, path))

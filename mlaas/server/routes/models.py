@@ -14,6 +14,7 @@ from mlaas.server.routing import download, problems, router
 routes = router("/models", "models")
 ModelName = Annotated[str, Path(max_length=310, description="Name of the model; tenant:name for one that is shared with the caller.")]
 VersionName = Annotated[str, Path(max_length=100, description="Number of the version, or an alias; `latest` is the newest.")]
+ReportPath = Annotated[str, Path(description="Path of the file in the report.")]
 Number = Annotated[int, Path(ge=1, le=2**31, description="Number of the version.")]
 Alias = Annotated[str, Path(pattern=NAME, description="A name for a version, e.g. production.")]
 OwnerTenant = Annotated[str, Query(max_length=64, description='Administrators: whose models; "*" for everybody\'s.')]
@@ -60,7 +61,7 @@ def card(parts: Parts, identity: Reader, model: ModelName, version: VersionName)
     response_class=Response,
     responses=download("text/html"),
 )
-def report(parts: Parts, identity: Reader, model: ModelName, version: VersionName, path: str) -> Response:
+def report(parts: Parts, identity: Reader, model: ModelName, version: VersionName, path: ReportPath) -> Response:
     """A file of the report; index.html is the page."""
     return models.report(models.find_version(parts, identity, model, version), path or "index.html")
 
@@ -113,7 +114,7 @@ def share(parts: Parts, identity: Modifier, model: ModelName, request: wire.Shar
 
 
 @routes.delete("/{model}/shares", status_code=204, operation_id="unshare_model", dependencies=SECURED, responses=problems(404, 422))
-def unshare(parts: Parts, identity: Modifier, model: ModelName, group: Annotated[str, Query(pattern=wire.GROUP)]) -> None:
+def unshare(parts: Parts, identity: Modifier, model: ModelName, group: Annotated[str, Query(pattern=wire.GROUP, description="The group.")]) -> None:
     """Take a model back from a group."""
     found = models.find_own(parts, identity, model)
     parts.catalogue.unshare(found.tenant, found.model, group)

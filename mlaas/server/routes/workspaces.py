@@ -17,6 +17,7 @@ from mlaas.server.workspaces import check_precondition, etag, find, upload_works
 
 routes = router("/workspaces", "workspaces")
 WorkspaceName = Annotated[str, Path(pattern=NAME, description="Name of the workspace.")]
+FilePath = Annotated[str, Path(description="Path of the file.")]
 NewName = Annotated[str, Query(pattern=NAME, description="Name of the workspace.")]
 IfMatch = Annotated[str, Header(description="Only if the workspace still has this ETag.")]
 IfNoneMatch = Annotated[str, Header(description='"*": only if there is no such workspace yet.')]
@@ -94,7 +95,7 @@ def files(
 
 
 @routes.get("/{name}/files/{path:path}", operation_id="get_workspace_file", dependencies=SECURED, response_class=Response, responses=DOWNLOAD)
-def file(parts: Parts, identity: Reader, name: WorkspaceName, path: str, tenant: Tenant = "") -> Response:
+def file(parts: Parts, identity: Reader, name: WorkspaceName, path: FilePath, tenant: Tenant = "") -> Response:
     """One file of a workspace."""
     find(parts, owner(identity, tenant), name)
     return served(path, lambda: parts.workspaces.open(owner(identity, tenant), name, path))
