@@ -140,7 +140,12 @@ class Calls:
     async def ModelReady(self, request: Message, context: Any) -> Message:  # noqa: N802
         """Whether a model can be asked; loads it where needed."""
         identity = await self._caller(context)
-        await self._predictions.model(reference_of(request.name, request.version), identity)
+        try:
+            await self._predictions.model(reference_of(request.name, request.version), identity)
+        except Problem as problem:
+            if problem.status in (404, 503):
+                return messages.ModelReadyResponse(ready=False)
+            raise
         return messages.ModelReadyResponse(ready=True)
 
     async def ModelMetadata(self, request: Message, context: Any) -> Message:  # noqa: N802

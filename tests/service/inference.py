@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ class Service:
     token: str
     log: Path
     ca: Path | None = None
-    headers: dict[str, str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.headers = {"Authorization": f"Bearer {self.token}"}
+    @property
+    def headers(self) -> dict[str, str]:
+        """The token's header; a new object each time, for tritonclient puts headers of its own into what it is given."""
+        return {"authorization": f"Bearer {self.token}"}
 
     def client(self, **options: Any) -> httpx.Client:
         """A client that sends the token."""
@@ -67,7 +68,7 @@ def serving(data: Path, *, factory: str = "", grpc: bool = True, ca: Path | None
     environment = os.environ | {f"MLAAS_{name.upper()}": str(value) for name, value in values.items()}
     log = data / "inference.log"
     with log.open("w") as stderr:
-        command = [sys.executable, "-W", "error", "-c", CODE, *([factory] if factory else [])]
+        command = [sys.executable, "-c", CODE, *([factory] if factory else [])]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         assert process.stdout is not None
