@@ -59,6 +59,7 @@ def main() -> None:
     report = socket.socket(fileno=task["report"])
     try:
         loaded = _load(task)
+        frames.send(report, {"loaded": True})
         description = isolated.describe(loaded)
     except MemoryError:
         frames.send(report, {"failed": "it needs more memory than a model may have"})

@@ -214,7 +214,7 @@ class Remote:
             raise await self._gone() from None
 
     async def _gone(self) -> Problem:
-        reason = (await self._keeper.ask("why", key=self.key)).get("reason") or "it was stopped"
+        reason = (await self._keeper.ask("why", key=self.key, ended=True)).get("reason") or "it was stopped"
         return refused(f"the model's process ended: {reason}; it is started again for the next request", 503, 1)
 
     async def _read(self, line: Line, reader: asyncio.StreamReader) -> None:
@@ -278,4 +278,5 @@ def options(settings: Settings, cpus: Callable[[], int | None] = os.cpu_count) -
         "most": settings.inference_processes,
         "user": settings.job_uid_base - 1 if os.geteuid() == 0 else None,
         "sandbox": settings.sandbox == "auto",
+        "idle": settings.inference_idle,
     }

@@ -6,7 +6,9 @@ It listens on <run>/inference/keeper.sock and lives as long as a worker is conne
 
     {"id", "op": "open", "key", "tenant", "folder"}     -> {"id", "socket", "record"} | {"id", "error", "status", "after"}
     {"id", "op": "probe", ...}                          -> {"id", "record"} | {"id", "error", ...}        a process for the occasion
-    {"id", "op": "why", "key"}                          -> {"id", "reason"}                               why a process is not there any more
+    {"id", "op": "try", "key", ...}                     -> the same, but the process stays a while, so that `adopt` makes it that of a version
+    {"id", "op": "adopt", "from", "key", "folder"}      -> {"id"}
+    {"id", "op": "why", "key", "ended"}                 -> {"id", "reason"}        why the process ended last; ended: it has just done so
     {"op": "hung", "key"}   {"op": "touch", "keys"}   {"op": "release", "key"}
 
 It holds no secrets, loads no model and reads nothing that users wrote.
@@ -60,13 +62,22 @@ class Keeper:
         try:
             while self._workers or time.monotonic() < self._left + LINGER:
                 await asyncio.sleep(WATCH)
-                for process in self._processes.values():
-                    process.watch()
+                self._watch()
         finally:
             server.close()
             (self._folder / SOCKET).unlink(missing_ok=True)
             await asyncio.gather(*(process.stop() for process in self._processes.values()))
             os.close(place)
+
+    def _watch(self) -> None:
+        unheld = time.monotonic() - self._options.idle
+        for key, process in list(self._processes.items()):
+            process.watch()
+            if not process.holders and process.touched < unheld and not process.lock.locked():
+                if process.running:
+                    process.kill()
+                elif process.forgotten:
+                    del self._processes[key]
 
     async def _worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -109,8 +120,16 @@ class Keeper:
                 return await self._open(request, id(held))
             case "probe":
                 return await self._once(request)
+            case "try":
+                await self._open(request, 0)
+                self._processes[request["key"]].holders.clear()
+                return {"record": self._processes[request["key"]].record}
+            case "adopt":
+                await self._adopt(request)
             case "why":
                 known = self._processes.get(request["key"])
+                if known is not None and request.get("ended"):
+                    await known.settle()
                 return {"reason": known.reason if known else ""}
             case "hung":
                 if request["key"] in self._processes:
@@ -134,6 +153,15 @@ class Keeper:
                 process.check()
                 await self._start(process, request)
         return {"socket": process.socket, "record": process.record}
+
+    async def _adopt(self, request: dict[str, Any]) -> None:
+        """Let the process of a model that was tried out be that of the version that it became."""
+        process = self._processes.pop(request["from"], None)
+        if process is not None and request["key"] not in self._processes:
+            process.move(request["folder"])
+            self._processes[request["key"]] = process
+        elif process is not None:
+            await process.stop()
 
     async def _start(self, process: Process, request: dict[str, Any]) -> None:
         # A tenant loads one model at a time, so that who uploads a hundred does not keep the others waiting.

@@ -118,11 +118,16 @@ class ModelPool:
         return self.catalogue.repository.versions(found.tenant, found.model)
 
     async def probe(self, folder: Path, tenant: str) -> TensorsRecord:
-        """Load and run the bundle in a folder once, in a process for the occasion, and say what it takes. Raises Problem 422 with the reason."""
+        """Load and run the bundle in a folder in a process of its own, and say what it takes. Raises Problem 422 with the reason."""
         try:
-            return TensorsRecord.model_validate((await self.keeper.ask("probe", tenant=tenant, folder=str(folder)))["record"]["record"])
+            found = await self.keeper.ask("try", key=str(folder), tenant=tenant, folder=str(folder))
         except Problem as problem:
             raise Problem(422, problem.detail, field="model") from None
+        return TensorsRecord.model_validate(found["record"]["record"])
+
+    async def adopt(self, folder: Path, bundle: Bundle) -> None:
+        """Let the process that tried a folder out serve the version that it became; the folder may go."""
+        await self.keeper.ask("adopt", **{"from": str(folder)}, key=str(bundle.path), folder=str(bundle.path))
 
     async def states(self, identity: Identity) -> list[dict[str, Any]]:
         """The models of a caller that are loaded here, or that failed: name, version, whether they have a process of their own, why one fails."""
@@ -159,7 +164,7 @@ class ModelPool:
         self._failures.pop(version.reference, None)
         self._versions[found] = version
         self._make_room()
-        log.info("model loaded", extra={"model": version.reference, "inline": version.inline})
+        log.info("model %s loaded, %s", version.reference, "inside this worker" if version.inline else "in a process of its own")
         return version
 
     def _failed(self, found: Found, error: MLaaSError) -> Problem:
@@ -273,7 +278,7 @@ class ModelPool:
                 route.served = await self.version(found)
             except Problem as problem:
                 route.failed = (found.version, time.monotonic())
-                log.warning("the new version is not served: %s", problem.detail, extra={"model": f"{found.tenant}:{found.model}@{found.version}"})
+                log.warning("model %s:%s@%d is not served: %s", found.tenant, found.model, found.version, problem.detail)
         route.watched, route.checked, route.settled = watched, time.monotonic(), _settled(watched)
 
     def _failed_lately(self, route: Route, found: Found) -> bool:
@@ -287,7 +292,7 @@ class ModelPool:
             if id(version) not in meant and found not in self._loads:
                 del self._versions[found]
                 version.close()
-                log.info("model let go", extra={"model": version.reference})
+                log.info("model %s let go", version.reference)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

@@ -28,6 +28,8 @@ log = logging.getLogger("mlaas.inference.keeper")
 DEATHS, WITHIN = 5, 600.0  # that many deaths within so many seconds put a model into quarantine
 BACKOFF, LONGEST = 0.5, 30.0  # s before the second restart, and the longest wait
 SLOTS = 512
+SETTLE = 2.0  # s
+TRIES = 2  # predictions that the model may take to be tried out
 SCRATCH = "mlaas-model-"
 _slots = itertools.count()
 
@@ -43,7 +45,10 @@ class Refused(MLaaSError):  # noqa: N818 - an answer
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the settings say: memory and scratch in bytes, times in seconds; user: the highest of the user ids, as root; most: processes at a time."""
+    """What the settings say. memory, scratch: bytes. times in seconds; idle: how long a process is kept that no worker holds.
+
+    user: the highest of the user ids, as root. most: processes at a time.
+    """
 
     memory: int
     timeout: float
@@ -53,6 +58,7 @@ class Options:
     most: int
     user: int | None
     sandbox: bool
+    idle: float
     scratch: int = 10**9
 
 
@@ -118,12 +124,27 @@ class Process:
             raise
         self._verified = True
 
-    async def stop(self) -> None:
-        """End it, now."""
+    @property
+    def forgotten(self) -> bool:
+        """Whether it is not there and its failures are so long ago that nothing need be remembered of it."""
+        return not self.running and all(when < time.monotonic() - WITHIN for when in self._deaths)
+
+    def move(self, model: str) -> None:
+        """Take the model from another folder, with the same content, when it is started again."""
+        self._model = model
+        self._verified = False
+        self.touched = time.monotonic()
+
+    def kill(self) -> None:
+        """End it, without waiting for the end."""
         self._asked = True
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+    async def stop(self) -> None:
+        """End it, now."""
+        self.kill()
         if self._ended is not None:
             await asyncio.wait([self._ended])  # which, unlike awaiting it, does not cancel it when this task is cancelled
 
@@ -206,25 +227,30 @@ class Process:
         return {**plain, **places, **threads, **quiet, "JOBLIB_MULTIPROCESSING": "0"}
 
     async def _ready(self, ours: socket.socket) -> dict[str, Any]:
+        """Wait until the model is loaded, and then until it has been tried out, each for its time."""
         ours.setblocking(True)
-        ours.settimeout(self._options.load_timeout)
+        await self._report(ours, self._options.load_timeout, "to load")
+        return dict((await self._report(ours, TRIES * self._options.timeout, "for a few rows of zeros")).get("ready", {}))
+
+    async def _report(self, ours: socket.socket, timeout: float, what: str) -> dict[str, Any]:
+        ours.settimeout(timeout)
         try:
             message = await asyncio.to_thread(frames.receive, ours)
         except TimeoutError:
-            raise Refused(f"the model took longer than {self._options.load_timeout:g} s to load") from None
+            raise Refused(f"the model took longer than {timeout:g} s {what}") from None
         except (OSError, MLaaSError):
             message = None
         if message is None:
-            await self._settle()
-            raise Refused(f"the model's process ended while it loaded the model: {self.reason}")
+            await self.settle()
+            raise Refused(f"the model's process ended before it was ready: {self.reason}")
         if "failed" in message.header:
             raise Refused(f"the model cannot be loaded: {message.header['failed']}")
-        return dict(message.header["ready"])
+        return message.header
 
-    async def _settle(self) -> None:
-        """Wait a moment for the end of a process that has closed its report, so that the reason is known."""
+    async def settle(self) -> None:
+        """Wait a moment for the end of a process that has closed its connections, so that the reason is known."""
         if self._ended is not None:
-            await asyncio.wait([self._ended], timeout=5)
+            await asyncio.wait([self._ended], timeout=SETTLE)
 
     async def _wait(self, process: asyncio.subprocess.Process, scratch: Path, name: str) -> None:
         code = await process.wait()

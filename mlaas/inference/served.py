@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlaas.auth.identity import Identity
 from mlaas.data.features import Features
 from mlaas.errors import MLaaSError
+from mlaas.models.bundle import Bundle
 from mlaas.models.manifest import TensorsRecord
 from mlaas.models.scores import Matrix, Scores
 
@@ -110,7 +111,11 @@ class Pool(Protocol):
         ...
 
     async def probe(self, folder: Path, tenant: str) -> TensorsRecord:
-        """Load and run the bundle in a folder once, in a process for the occasion, and say what it takes. Raises Problem 422 with the reason."""
+        """Load and run the bundle in a folder in a process of its own, and say what it takes. Raises Problem 422 with the reason."""
+        ...
+
+    async def adopt(self, folder: Path, bundle: Bundle) -> None:
+        """Let the process that tried a folder out serve the version that it became; the folder may go."""
         ...
 
     async def states(self, identity: Identity) -> list[dict[str, Any]]:

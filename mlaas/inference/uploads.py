@@ -8,7 +8,7 @@ import binascii
 import json
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from mlaas import beneath, unpacking
 from mlaas.errors import BundleError, ResourceError
 from mlaas.inference import receive
 from mlaas.inference.receive import Part
+from mlaas.inference.served import Pool
 from mlaas.models.bundle import Bundle, finish, read_bundle
 from mlaas.models.manifest import MANIFEST, Framework, Manifest, NativeRecord, OnnxRecord, TensorsRecord, check_name, now
 from mlaas.models.repository import Repository
@@ -28,7 +29,6 @@ from mlaas.sizes import write_size
 from mlaas.web.problem import Problem
 
 Form = Literal["frozen", "saved_model", "onnx"]
-Probe = Callable[[Path, str], Awaitable[TensorsRecord]]
 SAVED_MODEL = "saved_model.pb"
 FILE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 FILES = 10_000
@@ -38,13 +38,13 @@ FROM = "it was trained elsewhere and uploaded"
 
 
 class Uploads:
-    """Takes uploads in and publishes them. probe: loads a folder in a process for the occasion and says what its model takes."""
+    """Takes uploads in and publishes them. pool: loads a folder in a process of its own and says what its model takes."""
 
-    def __init__(self, settings: Settings, places: Places, probe: Probe) -> None:
+    def __init__(self, settings: Settings, places: Places, pool: Pool) -> None:
         self._settings = settings
         self._places = places
         self._repository = Repository(places.repository)
-        self._probe = probe
+        self._pool = pool
 
     @contextmanager
     def room(self) -> Iterator[Path]:
@@ -95,18 +95,20 @@ class Uploads:
                 if not name:
                     name = bundle.manifest.name
                 await asyncio.to_thread(_open_up, folder)
-                await self._probe(folder, tenant)
+                await self._pool.probe(folder, tenant)
             else:
                 bundle = await self._foreign(folder, _name(name), tenant)
-            return await asyncio.to_thread(self._repository.publish, bundle, tenant, _name(name))
+            published = await asyncio.to_thread(self._repository.publish, bundle, tenant, _name(name))
         except ResourceError as error:
             raise Problem(507, str(error)) from None
         except BundleError as error:
             raise Problem(422, _local(str(error), folder), field="model") from None
+        await self._pool.adopt(folder, published)
+        return published
 
     async def _foreign(self, folder: Path, name: str, tenant: str) -> Bundle:
         draft = await asyncio.to_thread(draft_of, folder, name)
-        record = await self._probe(folder, tenant)
+        record = await self._pool.probe(folder, tenant)
         labels = draft.classes if _fit(draft.classes, record) else []
         update = {"tensors": record, "width": matrix_width(record), "classes": labels, "task": "classification" if labels else "regression"}
         return Bundle(folder, await asyncio.to_thread(finish, folder, draft.model_copy(update=update)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "mlaas"
-BASE = {"__init__", "errors", "sizes", "settings", "console", "signals", "places", "beneath", "unpacking", "bearer"}
+BASE = {"__init__", "errors", "sizes", "settings", "console", "signals", "places", "beneath", "unpacking", "bearer", "sandbox"}
 # each part, and what it may know besides itself and the base
 LAYERS: dict[str, set[str]] = {
     **{part: set() for part in BASE},

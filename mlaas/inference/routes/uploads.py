@@ -23,7 +23,7 @@ FORM = "multipart/form-data"
 
 def routes(context: Context) -> list[BaseRoute]:
     """Both addresses take a form or an archive, as TFaaS's /upload does."""
-    uploads = Uploads(context.settings, context.places, context.pool.probe)
+    uploads = Uploads(context.settings, context.places, context.pool)
 
     @published
     async def upload(request: Request) -> Response:
@@ -32,7 +32,7 @@ def routes(context: Context) -> list[BaseRoute]:
         with uploads.room() as room:
             bundle = await _take(uploads, request, room, who)
         manifest = bundle.manifest
-        log.info("model uploaded", extra={"model": f"{who.tenant}:{manifest.name}@{manifest.version}"})
+        log.info("model %s:%s@%d uploaded", who.tenant, manifest.name, manifest.version)
         return JSONResponse({"name": manifest.name, "version": manifest.version})
 
     return [Route(path, upload, methods=["POST"]) for path in ("/upload", "/bundle")]
