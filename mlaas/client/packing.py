@@ -14,6 +14,7 @@ from pathlib import Path
 from mlaas.errors import UserError
 
 PIECE = 2**20
+TOP = "files"  # the service lifts the only top folder of an archive: so it is always this one
 LEVEL = 1  # events are compressed already; more effort gains nothing
 LEFT_OUT = (".*", "__pycache__", "*.pyc", "*.pyo", "*~", "venv", "node_modules", "x509up_u*", "*.pem", "*.key", "*.part")
 """What is not uploaded of a folder: hidden files and folders, what programs can make again, and keys and proxies. A final "/" is not needed."""
@@ -67,7 +68,7 @@ def entry(folder: Path, path: str) -> Entry:
 
 
 def pack(files: Iterable[Entry], advance: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-    """The archive in pieces; `advance` is told the bytes that went in. Raises UserError when a file cannot be read or becomes shorter."""
+    """The archive in pieces, with all files in one folder; `advance` is told the bytes that went in. Raises UserError when a file cannot be read or becomes shorter."""
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     for piece in _tar(files, advance):
         if packed := packer.compress(piece):
@@ -84,7 +85,7 @@ def _tar(files: Iterable[Entry], advance: Callable[[int], None]) -> Iterator[byt
 
 
 def _header(file: Entry) -> bytes:
-    info = tarfile.TarInfo(file.path)
+    info = tarfile.TarInfo(f"{TOP}/{file.path}")
     info.size, info.mtime, info.mode = file.size, file.modified, 0o644
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from mlaas.client import uploaded
 from mlaas.client.documents import File, Workspace, read
 from mlaas.client.download import fetch
 from mlaas.client.errors import ServiceError
@@ -48,17 +49,18 @@ class Workspaces:
             document = self._connection.json(
                 "PUT", "api", "v1", "workspaces", name, content=lambda: pack(files, sent), headers={"Content-Type": "application/gzip"}
             )
-        return read(Workspace, document)
+        found = read(Workspace, document)
+        uploaded.note(str(self._connection.server), found, files)
+        return found
 
     def same(self, name: str, files: Sequence[Entry]) -> bool:
-        """Whether the workspace holds just these files: the same paths, sizes and times of the last change (to the second)."""
+        """Whether the workspace still holds just these files, as they were uploaded from here."""
         try:
-            there = {file.path: (file.size, int(file.modified.timestamp())) for file in self.files(name)}
+            return uploaded.holds(str(self._connection.server), self.get(name), files)
         except ServiceError as error:
             if error.status == httpx.codes.NOT_FOUND:
                 return False
             raise
-        return there == {file.path: (file.size, int(file.modified)) for file in files}
 
     def download(self, name: str, path: str, target: Path | str, *, progress: Progress = SILENT) -> Path:
         """Get one file of a workspace."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas.client import Client, NotSignedIn, ServiceError, columns, documents, transport
+from mlaas.client import Client, NotSignedIn, ServiceError, columns, documents, transport, uploaded
 from mlaas.client.address import server_address
 from mlaas.client.packing import entries, pack
 from mlaas.client.streams import messages
@@ -50,14 +50,17 @@ JOB = {
     "request": {},
 }
 
+WORKSPACE = {"name": "w", "generation": 1, "files": 1, "size": 1, "created": "2026-01-01T00:00:00Z"}
+
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     """No login, token or service of whoever runs the tests; and no long waits."""
     for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", "OIDC_SOCK", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("MLAAS_DATA", str(tmp_path / "data"))
+    for name in ("CONFIG", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path.parent / f"{tmp_path.name}-{name}"))
+    monkeypatch.setenv("MLAAS_DATA", str(tmp_path.parent / f"{tmp_path.name}-data"))
     monkeypatch.setattr(transport, "_pause", lambda attempt, wanted: 0.001)
 
 
@@ -316,7 +319,7 @@ class TestArchives:
             (folder / "deep" / name).write_bytes(data)
         archive = b"".join(pack(entries(folder)))
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            assert {member.name: tar.extractfile(member).read() for member in tar} == {f"deep/{name}": data for name, data in content.items()}
+            assert {member.name: tar.extractfile(member).read() for member in tar} == {f"files/deep/{name}": data for name, data in content.items()}
 
     def test_what_is_left_out(self, tmp_path):
         for name in ("a.root", ".git/config", ".env", "x509up_u1000", "key.pem", "__pycache__/a.pyc", "sub/b.txt", "sub/.hidden", "logs/run.log"):
@@ -337,27 +340,28 @@ class TestArchives:
 
     def test_an_upload_is_made_anew_for_each_attempt(self, tmp_path):
         (tmp_path / "a").write_bytes(b"x" * 100_000)
-        workspace = {"name": "w", "generation": 1, "files": 1, "size": 1, "created": "2026-01-01T00:00:00Z"}
-        answers = [problem(503, "busy"), document(workspace, 201)]
+        answers = [problem(503, "busy"), document(WORKSPACE, 201)]
         with answering(lambda asked: answers.pop(0)) as server, client(server.url) as one:
             assert one.workspaces.upload("w", tmp_path).generation == 1
             assert server.asked[0].body == server.asked[1].body
         with tarfile.open(fileobj=io.BytesIO(server.asked[1].body)) as tar:
-            assert tar.getnames() == ["a"]
+            assert tar.getnames() == ["files/a"]
 
-    def test_what_is_there_already(self, tmp_path):
+    def test_what_is_there_already(self, tmp_path, monkeypatch):
         (tmp_path / "a").write_bytes(b"abc")
-        os.utime(tmp_path / "a", (1_000_000, 1_000_000.5))
         files = entries(tmp_path)
-        there = {"path": "a", "size": 3, "modified": datetime.fromtimestamp(1_000_000).astimezone().isoformat()}
-        for answer, same in (
-            (document({"items": [there]}), True),
-            (document({"items": [there | {"size": 4}]}), False),
-            (document({"items": []}), False),
-            (problem(404, "no such workspace"), False),
-        ):
-            with answering(lambda asked, answer=answer: answer) as server, client(server.url) as one:
-                assert one.workspaces.same("w", files) is same
+        now = WORKSPACE
+        with answering(lambda asked: document(now) if now else problem(404, "no such workspace")) as server, client(server.url) as one:
+            assert not one.workspaces.same("w", files)
+            one.workspaces.upload_files("w", files)
+            assert one.workspaces.same("w", files)
+            for now in ({**WORKSPACE, "generation": 2}, {**WORKSPACE, "created": "2026-01-02T00:00:00Z"}, None):
+                assert not one.workspaces.same("w", files)
+            now = WORKSPACE
+            os.utime(tmp_path / "a", (1, 1))
+            assert not one.workspaces.same("w", entries(tmp_path))
+            uploaded.path().write_text("{")
+            assert not one.workspaces.same("w", files)
 
 
 def names(folder):
