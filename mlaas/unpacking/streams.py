@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import tarfile
+import zipfile
 from typing import BinaryIO
 
 from mlaas.unpacking.limits import ArchiveError, Limits, TooLargeError, too_big
@@ -61,7 +62,10 @@ class Directory(io.BufferedIOBase):
         return self._raw.read(wanted)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._raw.seek(offset, whence)
+        try:
+            return self._raw.seek(offset, whence)
+        except OSError as error:
+            raise zipfile.BadZipFile("it leads to a place outside of itself") from error
 
     def tell(self) -> int:
         return self._raw.tell()

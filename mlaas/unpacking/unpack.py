@@ -111,7 +111,7 @@ class _Target:
 
     def _write(self, path: Path, source: IO[bytes]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, FILE_MODE)
             while data := source.read(CHUNK):
                 self.size += len(data)
