@@ -68,7 +68,10 @@ def entry(folder: Path, path: str) -> Entry:
 
 
 def pack(files: Iterable[Entry], advance: Callable[[int], None] = lambda _: None) -> Iterator[bytes]:
-    """The archive in pieces, with all files in one folder; `advance` is told the bytes that went in. Raises UserError when a file cannot be read or becomes shorter."""
+    """The archive in pieces, all files in one folder; `advance` is told the bytes that went in.
+
+    Raises UserError when a file cannot be read or becomes shorter.
+    """
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     for piece in _tar(files, advance):
         if packed := packer.compress(piece):

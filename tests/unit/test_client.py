@@ -350,14 +350,15 @@ class TestArchives:
     def test_what_is_there_already(self, tmp_path, monkeypatch):
         (tmp_path / "a").write_bytes(b"abc")
         files = entries(tmp_path)
-        now = WORKSPACE
-        with answering(lambda asked: document(now) if now else problem(404, "no such workspace")) as server, client(server.url) as one:
+        now = [document(WORKSPACE)]
+        with answering(lambda asked: now[0]) as server, client(server.url) as one:
             assert not one.workspaces.same("w", files)
             one.workspaces.upload_files("w", files)
             assert one.workspaces.same("w", files)
-            for now in ({**WORKSPACE, "generation": 2}, {**WORKSPACE, "created": "2026-01-02T00:00:00Z"}, None):
+            for other in (document(WORKSPACE | {"generation": 2}), document(WORKSPACE | {"created": "2026-01-02T00:00:00Z"}), problem(404, "none")):
+                now[0] = other
                 assert not one.workspaces.same("w", files)
-            now = WORKSPACE
+            now[0] = document(WORKSPACE)
             os.utime(tmp_path / "a", (1, 1))
             assert not one.workspaces.same("w", entries(tmp_path))
             uploaded.path().write_text("{")
