@@ -20,7 +20,7 @@ from mlaas.jobs.requests import Name, Resources, TrainRequest
 from mlaas.jobs.states import ENDED, State
 from mlaas.models.catalogue import Found, NoModel
 from mlaas.server import attachments, jobs, models
-from mlaas.server.deps import SECURED, Context, Creator, Modifier, Parts, Reader
+from mlaas.server.deps import SECURED, Context, Creator, Modifier, Parts, Reader, known
 from mlaas.server.downloads import OpenFile
 from mlaas.server.durations import docker_status
 from mlaas.server.routing import BINARY, FORM, TEXTS, Reply, content, json_request
@@ -99,7 +99,7 @@ ProcessName = Annotated[str, Query(max_length=120, description="The process name
 FolderName = Annotated[str, Query(max_length=100, description="The name that the folder was uploaded under.")]
 
 
-async def with_bearer(request: Request) -> None:
+async def with_bearer(request: Request, _identity: Annotated[Identity, Depends(known)]) -> None:
     """Refuse a GET that deletes unless its client itself sent a token. Raises Problem 403."""
     if identify.bearer(request) is None:
         raise Problem(403, "this call deletes: send it with a token of its own (Authorization: Bearer TOKEN); for pages there is DELETE in API v1")
