@@ -14,7 +14,7 @@ from starlette.types import Scope
 from mlaas import __version__
 from mlaas.models.catalogue import Catalogue
 from mlaas.places import Places
-from mlaas.server import inference, jobs, openapi, published
+from mlaas.server import inference, jobs, openapi, pages, published
 from mlaas.server.deps import Context
 from mlaas.server.feeds import Feeds
 from mlaas.server.metrics import Jobs
@@ -27,7 +27,7 @@ from mlaas.web.middleware import BODY_LIMIT, Requests
 from mlaas.web.problem import Problem
 from mlaas.workspaces import Workspaces
 
-UPLOADS = frozenset({("POST", "/upload"), ("POST", "/setup_tfaas"), ("POST", "/api/v1/workspaces")})
+UPLOADS = frozenset({("POST", "/upload"), ("POST", "/setup_tfaas"), ("POST", "/api/v1/workspaces"), ("POST", pages.UPLOAD)})
 """Requests that count their bodies themselves; so does PUT of a workspace."""
 
 
@@ -43,6 +43,7 @@ def create(settings: Settings) -> FastAPI:
     errors.install(app)
     app.add_exception_handler(405, _other_method)
     add(app, [*ROUTERS, published.routes], head=True)
+    pages.install(app)
     app.router.routes.extend(health.routes({"database": partial(database.ready, engine)}, settings, [Jobs(engine)]))
     app.add_api_route("/openapi.json", _openapi, include_in_schema=False)
     app.add_middleware(Requests, limit=partial(body_limit, settings))

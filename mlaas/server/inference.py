@@ -53,11 +53,14 @@ def _loopback(url: str) -> bool:
     return urlsplit(url).hostname in {"127.0.0.1", "::1", "localhost"}
 
 
-async def predict(request: Request, body: bytes, identity: Identity, http: httpx.AsyncClient) -> Response:
-    """The inference service's answer to a document of raw events. Raises Problem 503 (it is down), 504."""
+async def predict(request: Request, body: bytes, identity: Identity, http: httpx.AsyncClient, content_type: str = "") -> Response:
+    """The inference service's answer to a document of raw events. Raises Problem 503 (it is down), 504.
+
+    content_type: of the body, unless it is the request's own.
+    """
     headers = {
         "Authorization": f"Bearer {token(request, identity)}",
-        "Content-Type": request.headers.get("Content-Type", "application/json"),
+        "Content-Type": content_type or request.headers.get("Content-Type", "application/json"),
         REQUEST_ID.decode(): logs.bound("request_id"),
     }
     try:

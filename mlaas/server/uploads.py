@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +30,9 @@ BATCH = 2**20
 STALLED = 60.0
 """Seconds without a single byte after which an upload is given up."""
 MULTIPART = b"multipart/form-data"
+MOST_TEXTS = 20
+LONGEST_TEXT = 1000
+"""Bytes of a text beside the file in a form; what is longer is cut off."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Upload:
     path: Path
     filename: str
     size: int
+    fields: dict[str, str] = field(default_factory=dict)
+    """The other parts of the form, as far as they are short texts."""
 
 
 def receive(request: Request, parts: Context, *, most: int | None = None) -> AbstractAsyncContextManager[Upload]:
@@ -57,8 +62,8 @@ def receive(request: Request, parts: Context, *, most: int | None = None) -> Abs
 
 
 @asynccontextmanager
-async def received(request: Request, folder: Path, limits: Limits, *, field: str = "file") -> AsyncIterator[Upload]:
-    """Give what the request carries as a file in `folder`: the part `field` of a form, or the whole body of another content type.
+async def received(request: Request, folder: Path, limits: Limits, *, part: str = "file") -> AsyncIterator[Upload]:
+    """Give what the request carries as a file in `folder`: the part `part` of a form, or the whole body of another content type.
 
     Raises Problem: 400 (not a form, cut off), 408 (stalled), 411 is never asked for, 413 (too large), 422 (no such part), 507 (disk full).
     """
@@ -69,9 +74,9 @@ async def received(request: Request, folder: Path, limits: Limits, *, field: str
         with _made(path) as file:
             sink = _Sink(file, path, limits)
             await _check_free(path, limits)
-            filename = await _receive(request, sink, field)
+            filename, fields = await _receive(request, sink, part)
             await sink.flush()
-        yield Upload(path, filename, sink.size)
+        yield Upload(path, filename, sink.size, fields)
     finally:
         with suppress(FileNotFoundError):
             await asyncio.shield(run_in_threadpool(path.unlink))
@@ -143,14 +148,15 @@ def _write(file: BinaryIO, data: bytearray) -> None:
         view = view[file.write(view) :]
 
 
-async def _receive(request: Request, sink: _Sink, field: str) -> str:
+async def _receive(request: Request, sink: _Sink, part: str) -> tuple[str, dict[str, str]]:
+    """Receive the body; returns the file's name and the short texts that came with it."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != MULTIPART:
         async for chunk in _chunks(request):
             sink.add(chunk)
             await sink.settle()
-        return ""
-    form = _Form(field, sink.add)
+        return "", {}
+    form = _Form(part, sink.add)
     try:
         parser = MultipartParser(options.get(b"boundary", b""), form.callbacks())
         async for chunk in _chunks(request):
@@ -159,7 +165,7 @@ async def _receive(request: Request, sink: _Sink, field: str) -> str:
         parser.finalize()
     except FormParserError as error:
         raise Problem(400, f"the body is not a form as multipart/form-data writes it: {error}") from None
-    return form.result()
+    return form.result(), form.texts()
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
@@ -179,13 +185,15 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 class _Form:
-    """The one part of a form that counts; the others are read past."""
+    """The one part of a form that counts; of the others the short texts are kept, the rest is read past."""
 
     def __init__(self, field: str, take: Callable[[bytes], None]) -> None:
         self._wanted, self._take = field, take
         self._headers: list[tuple[bytearray, bytearray]] = []
         self._inside = self._found = self._ended = False
         self._filename = ""
+        self._texts: dict[str, bytearray] = {}
+        self._text: bytearray | None = None
 
     def callbacks(self) -> MultipartCallbacks:
         """What the parser calls."""
@@ -207,13 +215,20 @@ class _Form:
             raise Problem(422, f"the form has no file {self._wanted!r}", field=self._wanted)
         return self._filename
 
+    def texts(self) -> dict[str, str]:
+        """The short texts of the form by name."""
+        return {name: bytes(text).decode(errors="replace") for name, text in self._texts.items()}
+
     def _begin(self) -> None:
-        self._headers, self._inside = [], False
+        self._headers, self._inside, self._text = [], False, None
 
     def _decide(self) -> None:
         values = {bytes(name).lower(): bytes(value) for name, value in self._headers}
         _, options = parse_options_header(values.get(b"content-disposition"))
-        if options.get(b"name") != self._wanted.encode():
+        name = options.get(b"name", b"").decode(errors="replace")
+        if name != self._wanted:
+            if len(self._texts) < MOST_TEXTS and len(name) <= LONGEST_TEXT:
+                self._text = self._texts.setdefault(name, bytearray())
             return
         if self._found:
             raise Problem(422, f"the form has more than one file {self._wanted!r}", field=self._wanted)
@@ -223,6 +238,8 @@ class _Form:
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._inside:
             self._take(data[start:end])
+        elif self._text is not None:
+            self._text += data[start : min(end, start + LONGEST_TEXT - len(self._text))]
 
     def _end(self) -> None:
         self._ended = True

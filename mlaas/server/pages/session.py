@@ -1,0 +1,65 @@
+"""Signing in and out: a token becomes a session, a signed cookie that no script can read."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlaas.auth.errors import AuthError
+from mlaas.auth.session import SESSION_SECONDS
+from mlaas.server.deps import Parts
+from mlaas.server.pages.render import page
+from mlaas.server.pages.routing import Short, Text, Visitor, router, to
+from mlaas.web import identify
+
+routes = router()
+Next = Annotated[str, Query(alias="next", max_length=2000)]
+GATEWAY_SIGN_OUT = "/oauth2/sign_out"
+
+
+@routes.get("/sign-in")
+def form(request: Request, parts: Parts, target: Next = "/") -> Response:
+    """The form that takes a token."""
+    return page(request, "sign_in.html.j2", settings=parts.settings, target=local(target), error="")
+
+
+@routes.post("/sign-in")
+async def sign_in(request: Request, parts: Parts, token: Text = "", target: Short = "/") -> Response:
+    """Begin a session with the token of the form. A page of somebody else cannot sign its visitors in: the form must be of our own page."""
+    identify.same_origin(request)
+    try:
+        return await begin(request, token.strip(), local(target))
+    except AuthError as error:
+        return page(request, "sign_in.html.j2", status=error.status, settings=parts.settings, target=local(target), error=str(error))
+
+
+async def begin(request: Request, token: str, target: str) -> Response:
+    """Lead on with a session. Raises AuthError when the token is not accepted."""
+    door = identify.authenticator(request.app)
+    identity = await door.authenticate(token.removeprefix("Bearer ").strip())
+    answer = to(target)
+    seconds = int(identity.expires - time.time()) if identity.expires else SESSION_SECONDS
+    answer.set_cookie(
+        identify.cookie_name(request), door.seal(identity), max_age=seconds, path="/", secure=identify.secure(request), httponly=True, samesite="lax"
+    )
+    answer.headers.update({"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+    return answer
+
+
+@routes.post("/sign-out")
+def sign_out(request: Request, _who: Visitor) -> Response:
+    """End the session; behind a gateway, that of the gateway, too."""
+    answer = to(GATEWAY_SIGN_OUT if identify.FORWARDED in request.headers else "/sign-in")
+    answer.delete_cookie(identify.cookie_name(request), path="/", secure=identify.secure(request), httponly=True, samesite="lax")
+    answer.headers["Clear-Site-Data"] = '"cache"'
+    return answer
+
+
+def local(target: str) -> str:
+    """An address of this service to lead on to; anything else is the first page."""
+    plain = target.startswith("/") and not target.startswith(("//", "/\\")) and all(32 < ord(letter) < 127 for letter in target)
+    return target if plain else "/"
