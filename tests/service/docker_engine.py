@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 from docker.errors import ImageNotFound
 
@@ -25,19 +25,78 @@ PACKAGES = "python3,ca-certificates"
 START_TIME = 60.0  # s
 
 
-@dataclass(frozen=True)
+@dataclass
 class Engine:
-    """An engine that answers at `url` and has the image `image` (Debian with Python)."""
+    """An engine that answers at `url` and has the image `image` (Debian with Python); own: started by the tests."""
 
     url: str
     image: str
-    pid: int | None = None
+    own: Daemon | None = None
+
+
+@dataclass
+class Daemon:
+    """dockerd on a folder of its own, which changes nothing of the machine's network; jobs have none."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where it takes connections."""
+        return self.folder / "docker.sock"
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        options = ["--data-root", self.folder / "data", "--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
+        options += ["--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(find_program("dockerd")), "--host", f"unix://{self.socket}", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_TIME
+        while time.monotonic() < until and self.process.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+                probe.connect(str(self.socket))
+                return
+            time.sleep(0.1)
+        pytest.fail(f"dockerd did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        """Stop it; it ends its containers."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def remove(self) -> None:
+        """Stop it and remove everything that it made."""
+        self.stop()
+        for process in psutil.process_iter():  # helpers that outlive an engine which had to be killed name its folder
+            with suppress(psutil.Error):
+                if any(str(self.folder) in word for word in process.cmdline()):
+                    process.kill()
+        self._unmount()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _unmount(self) -> None:
+        """What a killed engine leaves mounted below its folder."""
+        points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for point in sorted((point for point in points if point.startswith(f"{self.folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @contextmanager
 def engine() -> Iterator[Engine]:
     """An engine with the base image."""
-    with _given() if os.environ.get("DOCKER_HOST") else _own() as found:
+    with _given() if os.environ.get("DOCKER_HOST") else _started() as found:
         client = docker.DockerClient(base_url=found.url, timeout=120)
         try:
             _image(client)
@@ -52,54 +111,15 @@ def _given() -> Iterator[Engine]:
 
 
 @contextmanager
-def _own() -> Iterator[Engine]:
+def _started() -> Iterator[Engine]:
     if os.geteuid() != 0:
         pytest.skip("only root can start a Docker engine, and DOCKER_HOST names none")
-    folder = Path(tempfile.mkdtemp(prefix="mlaas-dockerd-"))
+    daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-dockerd-")))
     try:
-        with _daemon(folder) as pid:
-            yield Engine(f"unix://{folder / 'docker.sock'}", f"{IMAGE}:{release()}", pid)
+        daemon.start()
+        yield Engine(f"unix://{daemon.socket}", f"{IMAGE}:{release()}", daemon)
     finally:
-        _unmount(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _daemon(folder: Path) -> Iterator[int]:
-    """dockerd that changes nothing of the machine's network; jobs have none."""
-    path = folder / "docker.sock"
-    command = [str(find_program("dockerd")), "--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid"]
-    command += ["--host", f"unix://{path}", "--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _await(path, process, folder / "log")
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _await(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    """dockerd takes connections at its socket when it is ready."""
-    until = time.monotonic() + START_TIME
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-            probe.connect(str(path))
-            return
-        time.sleep(0.1)
-    pytest.fail(f"dockerd did not start:\n{log.read_text()[-3000:]}")
-
-
-def _unmount(folder: Path) -> None:
-    """What a killed engine leaves mounted below its folder."""
-    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for point in sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=False)
+        daemon.remove()
 
 
 def release() -> str:

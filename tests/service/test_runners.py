@@ -145,17 +145,17 @@ def test_the_job_has_no_privileges(bench):
     log = bench.output("""
         fields = dict(line.rstrip().split(":", 1) for line in open("/proc/self/status") if ":" in line)
         print(*(fields[name].split()[0] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Uid", "Gid")))
-        print(sorted(set(os.getgroups()) - {os.getgid()}) == [] or os.getuid() == %d)
+        print(set(os.getgroups()) <= {os.getgid()})
         print(sys.stdin.read() == "", os.getcwd() == os.environ["HOME"], oct(os.umask(0)))
         print([name for name in os.listdir("/proc/self/fd") if int(name) > 3])
-        """ % os.getuid())  # fmt: skip
+        """)
     first, *rest = log.splitlines()
     *capabilities, no_new, user, group = first.split()
     bounded = capabilities[:3] + capabilities[4:] if USER is None else capabilities
     assert set(bounded) == {"0" * 16}
     assert no_new == "1"
     assert (int(user), int(group)) == (USER or os.getuid(), USER or os.getgid())
-    assert rest[0] == "True"
+    assert USER is None or rest[0] == "True"  # who cannot change users keeps their groups
     assert rest[1].startswith("True True")
     assert rest[2] == "[]"
 
@@ -237,7 +237,8 @@ def test_the_job_cannot_write_outside_its_folders(bench, neighbourhood):
     (site / "events.root").write_text("events")
     task = bench.task(f"""
         site = {str(site)!r}
-        outside = [*{[str(path.parent) for path in neighbourhood]!r}, "..", "../input", site, "/etc", "/usr", "/", "/var/tmp", "/dev", "/proc", "/sys"]
+        outside = [*{[str(path.parent) for path in neighbourhood]!r}, "..", "../input", site]
+        outside += ["/", "/etc", "/usr", "/var/tmp", "/dev", "/proc", "/sys"]
         for folder in outside:
             try:
                 open(os.path.join(folder, "written"), "w")
@@ -395,6 +396,11 @@ def test_one_file_cannot_be_larger_than_the_disk_limit(bench):
     assert log == "27\n" or status.end == "disk"  # EFBIG; or the look came at the moment when it was as large as allowed
 
 
+def _count():
+    """The processes of this machine, nearly."""
+    return len(list(Path("/proc").iterdir()))
+
+
 def test_a_fork_bomb_is_bounded_and_ends(bench):
     code = """
         open("bomb", "w").close()
@@ -405,15 +411,15 @@ def test_a_fork_bomb_is_bounded_and_ends(bench):
             except OSError:
                 time.sleep(0.05)
         """
-    before = len(os.listdir("/proc"))
+    before = _count()
     task = bench.start(code, processes=40, memory=2 * 10**9)
     bench.appears(task, "bomb")
     for _ in range(10):
         time.sleep(0.1)
-        assert len(os.listdir("/proc")) - before < 40 * 2 + 256 + 100
+        assert _count() - before < 40 * 2 + 256 + 100
     bench.runner.cancel(task.id, task.folder, 0)
     assert bench.wait(task).end in ("cancelled", "exit", "memory")
-    bench.until(lambda: len(os.listdir("/proc")) - before < 40)
+    bench.until(lambda: _count() - before < 40)
 
 
 def test_no_core_is_left(bench):
@@ -498,7 +504,7 @@ of(settings, places).submit(task)
 
 def test_the_caller_may_be_killed_at_any_moment_of_submit(bench):
     rng = random.Random(5)
-    for number in range(6):
+    for number in range(5):
         task = bench.task("open('runs', 'a').write('x')\ntime.sleep(0.1)")
         caller = subprocess.Popen([sys.executable, "-c", SUBMIT], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         caller.stdin.write(pickle.dumps((bench.settings, bench.places, task)))
@@ -517,7 +523,9 @@ def test_the_caller_may_be_killed_at_any_moment_of_submit(bench):
 
 def test_the_submitter_and_the_poller_do_not_disturb_each_other(bench):
     task = bench.task("open('runs', 'a').write('x')\ntime.sleep(0.5)")
-    code = SUBMIT.replace("of(settings, places).submit(task)", "runner = of(settings, places)\nfor _ in range(300): runner.poll(task.id, task.folder)")
+    code = SUBMIT.replace(
+        "of(settings, places).submit(task)", "runner = of(settings, places)\nfor _ in range(300): runner.poll(task.id, task.folder)"
+    )
     poller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     poller.stdin.write(pickle.dumps((bench.settings, bench.places, task)))
     poller.stdin.close()
@@ -549,7 +557,7 @@ def test_links_in_work_are_never_followed(bench, tmp_path):
 
 
 def test_a_work_folder_that_hides_its_content_is_over_its_limit(bench):
-    code = "os.mkdir('dark')\nopen('dark/x', 'w').write('x')\nos.chmod('dark', 0)\nfor _ in range(150):\n    os.mkdir('d')\n    os.chdir('d')\ntime.sleep(60)"
+    code = "os.mkdir('dark')\nopen('dark/x', 'w').write('x')\nos.chmod('dark', 0)\ntime.sleep(60)"
     status, _ = bench.run(code, disk=10**6)
     assert status.end == "disk"
 

@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> None:
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     os.chdir(REPOSITORY)
-    os.execvpe(command[0], command, {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"})
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    os.execvpe(command[0], command, environment)  # noqa: S606  no shell is wanted
 
 
 if __name__ == "__main__":

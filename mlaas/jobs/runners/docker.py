@@ -80,7 +80,7 @@ class DockerRunner:
             if found is None:
                 found = self._create(task, files)
             if found.status == "created":
-                self._start(found)
+                self._start(found, files)
         self._note(files, task.id, Status(None, started=time.time()))
 
     def _create(self, task: Task, files: TaskFolder) -> Container:
@@ -96,11 +96,12 @@ class DockerRunner:
             files.forget_plan()
             raise
 
-    def _start(self, found: Container) -> None:
+    def _start(self, found: Container, files: TaskFolder) -> None:
         try:
             found.start()
         except APIError:
             found.remove(force=True)
+            files.forget_plan()
             raise
 
     def poll(self, task: str, folder: Path) -> Status | None:
