@@ -1,7 +1,8 @@
 """The requests that wait for a model, predicted together.
 
 There is no timer. The first request of a turn of the event loop asks for a flush at the turn's end; by then every request that was read from the
-sockets in the same turn waits, too, and one run serves them all. The busier the process, the larger the batches.
+sockets in the same turn waits, too. As long as the batch grows the flush waits for another turn or two, which take no time when nothing arrives;
+then one run serves them all. The busier the process, the larger the batches.
 Requests of many events go in pieces between those flushes, one piece of one request at a time, so that small requests never wait for them.
 """
 
@@ -23,6 +24,7 @@ from mlaas.web.problem import Problem
 
 SMALL = 64  # rows: a request of more goes in pieces
 PIECE = 0.004  # s that one piece may take in the event loop
+LOOKS = 2  # further turns of the event loop in which a batch may grow
 FLIGHTS = 2  # batches of one model on their way to a process of its own
 
 
@@ -80,6 +82,8 @@ class Queue:
     _large: deque[_Waiting] = field(default_factory=deque)
     _scheduled: bool = False
     _turn: float = 0.0
+    _looks: int = 0
+    _seen: int = 0
     _flights: int = 0
     _seconds: float = 1e-5  # per row, as measured
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -110,6 +114,12 @@ class Queue:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if self._looks < LOOKS and len(self._small) > self._seen:
+            self._looks += 1
+            self._seen = len(self._small)
+            self._loop.call_soon(self._flush)
+            return
+        self._looks = self._seen = 0
         self._scheduled = False
         now = self.load.clock()
         if self.served.inline:
