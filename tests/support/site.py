@@ -19,7 +19,10 @@ from mlaas.auth.identity import Identity
 from mlaas.jobs.requests import PredictRequest, TrainRequest
 from mlaas.jobs.states import ENDED, State
 from mlaas.jobs.submission import admit
+from mlaas.models.bundle import finish
+from mlaas.models.manifest import Manifest, NativeRecord, OnnxRecord, now
 from mlaas.models.repository import Repository
+from mlaas.models.tfaas import labels_text, params_text
 from mlaas.places import Places
 from mlaas.settings import Settings
 from mlaas.store import JobRecord, jobs, tenants, workspaces
@@ -31,6 +34,22 @@ PATIENCE = 180  # s; only a test that fails waits so long
 QUICK = {"files": ["a.root"], "labels": ["1"], "model": "model.py"}
 """A training whose model.py never gets to any training."""
 WORK = "from mlaas.jobs.worker import run; from mlaas.settings import settings; raise SystemExit(run(settings()))"
+
+
+def write_small_bundle(folder: Path, *, features: bool = True) -> Path:
+    """A bundle that is whole but was never a model: quick to make, good for all that does not predict with it."""
+    folder.mkdir(parents=True)
+    record = NativeRecord(form="model.skops", files=["model.skops"])
+    draft = Manifest.model_construct(
+        name="small", version=1, created=now(), framework="sklearn", task="classification", classes=["0", "1"], output="classes", width=2, mask=False,
+        engine="native", onnx=OnnxRecord(accepted=False, tolerance=1e-5), native=record, files={}, versions={}, provenance={},
+    )  # fmt: skip
+    texts = {"model.skops": "no model", "model.py": "", "params.json": params_text(draft, ""), "labels.txt": labels_text(draft)}
+    texts |= {"metrics.json": '{"metrics": {"test": {"auc": 0.9}}}', "metrics.jsonl": '{"kind": "epoch", "epoch": 1}\n'}
+    for name, text in (texts | ({"features.json": "{}"} if features else {})).items():
+        (folder / name).write_text(text)
+    finish(folder, draft)
+    return folder
 
 
 class Site:

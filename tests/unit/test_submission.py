@@ -17,13 +17,11 @@ from mlaas.jobs.requests import JobRequest, PredictRequest, TrainRequest
 from mlaas.jobs.sources import Allowed
 from mlaas.jobs.states import State
 from mlaas.jobs.upload import Upload, normal
-from mlaas.models.bundle import write_bundle
 from mlaas.models.catalogue import Catalogue
 from mlaas.settings import Settings
 from mlaas.store import jobs, workspaces
 from mlaas.workflow import from_flags
-from tests.support.site import ANN, BOB, Site
-from tests.support.trained import DOCUMENTS, logistic
+from tests.support.site import ANN, BOB, Site, write_small_bundle
 
 FOLDER = {
     "files.txt": "# signal first\nsignal.root\n./more/b*.root\n",
@@ -254,7 +252,7 @@ def test_names_are_made_normal():
 
 @pytest.fixture
 def served(site, tmp_path):
-    write_bundle(tmp_path / "bundle", logistic(), DOCUMENTS)
+    write_small_bundle(tmp_path / "bundle")
     for _ in range(2):
         Catalogue(site.places.repository).repository.publish(tmp_path / "bundle", ANN.tenant, "higgs")
     return site
@@ -297,7 +295,7 @@ def test_predictions_that_cannot_run_are_refused(served):
 
 
 def test_a_model_without_features_takes_no_raw_events(site, tmp_path):
-    write_bundle(tmp_path / "bundle", logistic(), {"model.py": DOCUMENTS["model.py"]})
+    write_small_bundle(tmp_path / "bundle", features=False)
     Catalogue(site.places.repository).repository.publish(tmp_path / "bundle", ANN.tenant, "plain")
     with pytest.raises(WorkflowError, match="model: plain was not trained here"):
         site.submit("tth", kind="predict", model="plain", files=["signal.root"])
