@@ -40,10 +40,10 @@ def routes(context: Context) -> list[BaseRoute]:
             return RedirectResponse(request.url.include_query_params().replace(path=request.url.path + "/"), 308)
         reference = request.query_params.get("model", "")
         if not reference:
-            return HTMLResponse(page_of("", ""), headers=HEADERS)
+            return _page("", "")
         who = await identify.identity(request)
         file = await asyncio.to_thread(_shown, catalogue, who, reference)
-        return HTMLResponse(page_of(reference, file.name), headers={**HEADERS, "Cache-Control": "no-store"})
+        return _page(reference, file.name)
 
     async def data(request: Request) -> Response:
         who = await identify.identity(request)
@@ -67,9 +67,16 @@ def routes(context: Context) -> list[BaseRoute]:
     ]
 
 
+def _page(reference: str, file: str) -> Response:
+    response = HTMLResponse(page_of(reference, file), headers={**HEADERS, "Cache-Control": "no-store"})
+    # It would ask for consent to reports that it does not make here.
+    response.set_cookie("consent", "0", path="/netron/", samesite="strict")
+    return response
+
+
 def page_of(reference: str, file: str) -> str:
-    """The page of the viewer, with the file that it opens. It says that it is a development version, for then it calls nobody."""
-    text = (_files() / "index.html").read_text("utf-8")
+    """The page of the viewer, with the file that it opens; as a development version, which reports to nobody and never grows too old to work."""
+    text = re.sub(r'<meta name="date" content="[^"]*">', "", (_files() / "index.html").read_text("utf-8"))
     known = ['<meta name="type" content="Python">', '<meta name="version" content="0.0.0">']
     if file:
         known.append(f'<meta name="file" content="/data/{quote(reference, safe="")}/{quote(file)}">')
