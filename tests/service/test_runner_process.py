@@ -15,7 +15,9 @@ import pytest
 from mlaas.errors import MLaaSError
 from mlaas.jobs.runners import landlock, seccomp, shim
 from mlaas.jobs.runners.base import RunnerError
+from mlaas.jobs.runners.folders import prepare
 from mlaas.jobs.runners.process import NO_LANDLOCK, ProcessRunner
+from mlaas.jobs.runners.taskfolder import TaskFolder
 from tests.integration.jobs import IDENTIFIERS, toys, write_job, write_root
 from tests.service.runners import USER, closing, make, processes
 
@@ -122,6 +124,21 @@ def test_the_shim_is_nobodys_child_and_keeps_nothing_of_the_callers(processes, m
     assert os.getpid() not in [parent.pid for parent in watcher.parents() if parent.pid != 1]
     assert "hush" not in watcher.environ().values()
     assert os.getsid(watcher.pid) == watcher.pid
+
+
+def test_of_many_shims_one_runs_the_task(processes):
+    """As when the worker is killed and started again and again while it submits."""
+    for _ in range(4):
+        task = processes.task("open('runs', 'a').write('x')\ntime.sleep(0.2)")
+        prepare(task, USER, processes.places.data / "workspaces")
+        TaskFolder(task.folder).write_plan(processes.runner._plan(task))
+        command = [sys.executable, "-P", "-m", shim.__name__, str(task.folder)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+        words = sorted(process.communicate()[0] for process in started)
+        assert words == [f"{shim.KNOWN}\n"] * 5 + [f"{shim.STARTED}\n"]
+        assert processes.wait(task).exit_code == 0
+        processes.until(lambda task=task: shims(task) == [])
+        assert (task.folder / "work" / "runs").read_text() == "x"
 
 
 def test_a_task_of_an_earlier_attempt_blocks_the_folder(processes, beating):

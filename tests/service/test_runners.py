@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -326,24 +327,25 @@ def test_other_processes_of_the_same_user_are_out_of_reach(bench):
         assert process.poll() is None
 
 
-def test_sockets_of_the_machine_are_out_of_reach(bench, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+@pytest.fixture
+def open_folder():
+    """A folder that everybody can reach; a socket's path must be short."""
+    with tempfile.TemporaryDirectory(prefix="mlaas-sockets-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_sockets_of_the_machine_are_out_of_reach(bench, open_folder):
+    addresses = [str(open_folder / "s"), f"\0{open_folder.name}"]
     with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
-        named.bind("s")
-        abstract.bind("\0mlaas-test-abstract")
-        named.listen()
-        abstract.listen()
-        tmp_path.chmod(0o777)
-        (tmp_path / "s").chmod(0o777)
+        for listener, address in zip((named, abstract), addresses, strict=True):
+            listener.bind(address)
+            listener.listen()
+        (open_folder / "s").chmod(0o777)
         log = bench.output(f"""
             import socket
-            for address in ({str(tmp_path / "s")!r}, "\\0mlaas-test-abstract"):
+            for address in {addresses!r}:
                 try:
-                    try:
-                        os.chdir(os.path.dirname(address) or ".")
-                        address = os.path.basename(address)
-                    except OSError:
-                        pass
                     socket.socket(socket.AF_UNIX).connect(address)
                     print("connected", address)
                 except OSError:
