@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mlaas.client import Client, Event, Job
 
 
+ENDED = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
+
+
 class JobError(UserError):
     """The job that was followed did not succeed."""
 
@@ -108,9 +111,9 @@ def _told(name: str, event: Event, last: str, quiet: bool) -> str:
     if event.kind == "log":
         sys.stdout.write(printable(event.text))
         sys.stdout.flush()
-    elif event.kind in {"state", "end"}:
+    elif event.kind == "state" and event.data.get("state") not in ENDED:  # how it ended is told at the end
         said = _state(event.data)
-        if said != last and not quiet and event.kind == "state":
+        if said != last and not quiet:
             note(f"mlaas: {name} {said}")
         return said
     return last

@@ -113,7 +113,7 @@ def _train(demo: Demo) -> None:
     demo.step("its status", _curl(demo.server, f"/status_docker?process_name={PROCESS}"))
     demo.follow("follow it to its end, with our own command", f"mlaas logs --follow {PROCESS}")
     download = _curl(demo.server, f"/model?process_name={PROCESS}", f"-o {PROCESS}.tar.gz")
-    unpack = f"mkdir {PROCESS} && tar -xzf {PROCESS}.tar.gz -C {PROCESS} --strip-components=1 && ls {PROCESS}"
+    unpack = f"mkdir {PROCESS} && tar -xzf {PROCESS}.tar.gz -C {PROCESS} && ls {PROCESS}"
     demo.step("download the model, in the form that TFaaS takes", f"{download}\n  {unpack}", shown=20)
 
 

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 120
-FAST = {"MLAAS_INFERENCE_WORKERS": "1", "MLAAS_INFERENCE_POLL": "0.2", "MLAAS_SHUTDOWN_TIMEOUT": "10", "MLAAS_PROGRESS": "false"}
+# jobs as a user id that no other service on this machine has: as root, a runner ends whatever still runs as the user id of an ended job
+FAST = {
+    "MLAAS_JOB_UID_BASE": str(1_000_000 + os.getpid() % 4_000_000 * 100),
+    "MLAAS_INFERENCE_WORKERS": "1",
+    "MLAAS_INFERENCE_POLL": "0.2",
+    "MLAAS_SHUTDOWN_TIMEOUT": "10",
+    "MLAAS_PROGRESS": "false",
+}
 
 
 @dataclass

@@ -30,6 +30,7 @@ const device = 'urn:ietf:params:oauth:grant-type:device_code';
 const clients = [
   { client_id: 'mlaas-cli', token_endpoint_auth_method: 'none', grant_types: [device, 'refresh_token', 'password'], redirect_uris: [], response_types: [] },
   { client_id: 'robot', client_secret: 'robot-secret-robot-secret-robot-1', grant_types: ['client_credentials'], redirect_uris: [], response_types: [], groups: ['/mlaas/users'] },
+  { client_id: 'agent', client_secret: 'agent-secret-agent-secret-agent-1', grant_types: [device, 'refresh_token'], redirect_uris: [], response_types: [] },
   { client_id: 'gateway', client_secret: 'gateway-secret-gateway-secret-1', grant_types: ['authorization_code', 'refresh_token'],
     redirect_uris: (env.REDIRECT ?? 'http://127.0.0.1:4180/oauth2/callback').split(','), response_types: ['code'] },
 ];
