@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -13,11 +14,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+_uids = count(1_000_500 + os.getpid() % 40_000 * 1000, 20)
+"""Jobs run as user ids that no other service on this machine has: as root, a runner ends what still runs as the user id of an ended job."""
 START = 120  # s
 STOP = 60  # s
 
@@ -44,7 +48,7 @@ class Service:
         return httpx.Client(
             base_url=self.inference if inference else self.server,
             headers={"Authorization": f"Bearer {self.token if token is None else token}"},
-            verify=str(self.ca) if self.ca else True,
+            verify=ssl.create_default_context(cafile=self.ca) if self.ca else True,
             timeout=60,
             trust_env=False,
         )
@@ -84,6 +88,8 @@ class Service:
 def running(data: Path, environment: Mapping[str, str] | None = None, *, ca: Path | None = None, **settings: Any) -> Iterator[Service]:
     """The service on a data folder, until the block ends. settings: of `mlaas.settings`, by name; environment: more variables."""
     values = {"data": data, "host": "127.0.0.1", "port": 0, "inference_port": 0, "grpc_port": 0, "inference_workers": 1, "free_disk": 1, **settings}
+    values.setdefault("job_uid_base", next(_uids))
+    values.setdefault("inference_poll", 0.2)
     variables = {
         f"MLAAS_{name.upper()}": value if isinstance(value, str) else json.dumps(value, default=str).strip('"') for name, value in values.items()
     }
