@@ -128,17 +128,21 @@ def test_the_shim_is_nobodys_child_and_keeps_nothing_of_the_callers(processes, m
 
 def test_of_many_shims_one_runs_the_task(processes):
     """As when the worker is killed and started again and again while it submits."""
-    for _ in range(4):
-        task = processes.task("open('runs', 'a').write('x')\ntime.sleep(0.2)")
-        prepare(task, USER, processes.places.data / "workspaces")
-        TaskFolder(task.folder).write_plan(processes.runner._plan(task))
-        command = [sys.executable, "-P", "-m", shim.__name__, str(task.folder)]
+    task = processes.task("open('runs', 'a').write('x')\ntime.sleep(0.2)")
+    prepare(task, USER, processes.places.data / "workspaces")
+    files = TaskFolder(task.folder)
+    files.write_plan(processes.runner._plan(task))
+    command = [sys.executable, "-P", "-m", shim.__name__, str(task.folder)]
+    with files.alone() as alone:  # all of them come to the lock, and are let go together
+        assert alone
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-        words = sorted(process.communicate()[0] for process in started)
-        assert words == [f"{shim.KNOWN}\n"] * 5 + [f"{shim.STARTED}\n"]
-        assert processes.wait(task).exit_code == 0
-        processes.until(lambda task=task: shims(task) == [])
-        assert (task.folder / "work" / "runs").read_text() == "x"
+        processes.until(lambda: len([watcher for watcher in shims(task) if os.getsid(watcher.pid) == watcher.pid]) == 6)
+        assert files.status(task.id) is None
+    words = sorted(process.communicate()[0] for process in started)
+    assert words == [f"{shim.KNOWN}\n"] * 5 + [f"{shim.STARTED}\n"]
+    assert processes.wait(task).exit_code == 0
+    processes.until(lambda: shims(task) == [])
+    assert (task.folder / "work" / "runs").read_text() == "x"
 
 
 def test_a_task_of_an_earlier_attempt_blocks_the_folder(processes, beating):
