@@ -32,6 +32,12 @@ BUSY = 15.0
 """Seconds that a writer waits for another one."""
 
 _WRITES = "mlaas_writes"
+_COMMON: dict[str, Any] = {
+    "json_serializer": partial(json.dumps, allow_nan=False, separators=(",", ":")),
+    "hide_parameters": True,  # requests of users stay out of messages of errors
+    "pool_size": 8,
+    "max_overflow": 24,
+}
 _MIGRATION_LOCK = 0x6D6C_6161_73  # PostgreSQL's advisory lock of migrations; any number that nobody else takes ("mlaas")
 
 
@@ -49,7 +55,9 @@ def connect(settings: Settings) -> Engine:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads: one state of the database. Raises StoreError."""
-    with told(), engine.connect() as connection, connection.begin():
+    # SQLite reads one state anyway; PostgreSQL only if told so
+    options = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    with told(), engine.execution_options(**options).connect() as connection, connection.begin():
         yield connection
 
 
@@ -124,9 +132,7 @@ def _sqlite(path: Path) -> Engine:
         os.close(descriptor)
     except OSError as error:
         raise StoreError(f"the file of the database, {path}, cannot be made or written: {error.strerror}") from error
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY}, json_serializer=_json, pool_size=8, max_overflow=24
-    )
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY}, **_COMMON)
     event.listen(engine, "connect", _pragmas)
     event.listen(engine, "begin", _begin)
     return engine
@@ -152,10 +158,8 @@ def _postgresql(url: URL, password_file: Path | None) -> Engine:
     engine = create_engine(
         url,
         pool_pre_ping=True,
-        pool_size=8,
-        max_overflow=24,
         pool_recycle=1800,
-        json_serializer=_json,
+        **_COMMON,
         connect_args={"connect_timeout": 10, "application_name": "mlaas", "options": "-c lock_timeout=15000 -c timezone=UTC"},
     )
     if password_file is not None:
@@ -169,6 +173,3 @@ def _give_password(file: Path, _dialect: Any, _record: Any, _arguments: Any, par
         parameters["password"] = file.read_text().strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"MLAAS_DATABASE_PASSWORD_FILE: {file} cannot be read: {getattr(error, 'strerror', error)}") from error
-
-
-_json = partial(json.dumps, allow_nan=False, separators=(",", ":"))

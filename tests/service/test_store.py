@@ -96,8 +96,8 @@ def test_upgrading_from_each_revision(empty):
 
 
 def test_processes_that_migrate_at_once(empty):
-    started = [process("engine = connect(settings); migrate(engine); ready(engine); print('ready')", empty) for _ in range(4)]
-    assert [one.communicate()[0] for one in started] == ["ready\n"] * 4
+    started = [process("engine = connect(settings); migrate(engine); ready(engine); print('ready')", empty) for _ in range(3)]
+    assert [one.communicate()[0] for one in started] == ["ready\n"] * 3
 
 
 def test_threads_that_migrate_at_once(empty):
@@ -124,7 +124,7 @@ def test_a_job_has_what_it_was_given(engine):
 
 
 def test_process_numbers_never_repeat(engine, empty):
-    """Three processes of two threads each; then everything is deleted, and the service started again."""
+    """Two processes of two threads each; then everything is deleted, and the service started again."""
     code = """
 from concurrent.futures import ThreadPoolExecutor
 engine = connect(settings)
@@ -132,17 +132,17 @@ with ThreadPoolExecutor(2) as pool:
     made = pool.map(lambda number: jobs.create(engine, new_job(), now=1.0)[0], range(30))
     print(json.dumps([(job.number, job.process_name) for job in made]))
 """
-    started = [process(code, empty) for _ in range(3)]
+    started = [process(code, empty) for _ in range(2)]
     made = [tuple(pair) for one in started for pair in json.loads(one.communicate()[0])]
-    assert sorted(name for _, name in made) == sorted(f"luca_{number}" for number in range(1, 91))
-    assert len({number for number, _ in made}) == 90
+    assert sorted(name for _, name in made) == sorted(f"luca_{number}" for number in range(1, 61))
+    assert len({number for number, _ in made}) == 60
     for job in jobs.listing(engine, "alice", limit=200):
         end(engine, job)
         assert jobs.delete(engine, job.id)
     engine.dispose()
     again = connect(empty)
     job, _ = jobs.create(again, new_job(), now=1.0)
-    assert job.process_name == "luca_91"
+    assert job.process_name == "luca_61"
     assert job.number > max(number for number, _ in made)
     again.dispose()
 
@@ -316,7 +316,7 @@ class OnPostgreSQL(StoreModel):
 @pytest.mark.needs("initdb")
 def test_the_store_is_what_a_dictionary_would_be(postgres):
     machine = type("Machine", (OnPostgreSQL,), {"server": postgres})
-    run_state_machine_as_test(machine, settings=hypothesis_settings(max_examples=8, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=hypothesis_settings(max_examples=5, stateful_step_count=30, deadline=None))
 
 
 # --- workspaces and tenants -----------------------------------------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ for number in range(100_000):
 def test_a_writer_that_is_killed(engine, empty):
     """kill -9 at any moment: what was answered is there, nothing is half there, and others write on."""
     answered: list[tuple[str, str]] = []
-    for _ in range(3):
+    for _ in range(2):
         writer = process(WRITER.replace("str(number)", f"'{len(answered)}-' + str(number)"), empty)
         with writer:
             answered += [tuple(writer.stdout.readline().split()) for _ in range(20)]
@@ -433,7 +433,7 @@ def test_a_writer_that_is_killed(engine, empty):
             answered += [tuple(line.split()) for line in writer.stdout.read().splitlines()]
     found = {(job.id, job.process_name) for job in jobs.listing(engine, "alice", limit=100_000)}
     assert set(answered) <= found
-    assert len(found) - len(answered) <= 3  # written, but killed before it could say so
+    assert len(found) - len(answered) <= 2  # written, but killed before it could say so
     assert {name for _, name in found} == {f"w_{number}" for number in range(1, len(found) + 1)}
     if engine.dialect.name == "sqlite":
         with reading(engine) as connection:
@@ -451,6 +451,14 @@ def test_a_transaction_that_fails_leaves_nothing(engine):
         fail()
     with reading(engine) as connection:
         assert connection.execute(text("SELECT count(*) FROM counters")).scalar_one() == 0
+
+
+def test_a_reader_sees_one_state(engine):
+    with reading(engine) as connection:
+        count = [connection.execute(text("SELECT count(*) FROM jobs")).scalar_one()]
+        jobs.create(engine, new_job(), now=1.0)
+        count.append(connection.execute(text("SELECT count(*) FROM jobs")).scalar_one())
+    assert count == [0, 0]
 
 
 @pytest.mark.needs("initdb")

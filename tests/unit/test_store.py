@@ -170,4 +170,4 @@ class OnSQLite(StoreModel):
 
 
 def test_the_store_is_what_a_dictionary_would_be():
-    run_state_machine_as_test(OnSQLite, settings=hypothesis_settings(max_examples=12, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(OnSQLite, settings=hypothesis_settings(max_examples=8, stateful_step_count=30, deadline=None))
