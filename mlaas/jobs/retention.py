@@ -61,12 +61,13 @@ class Retention:
             jobs.update(self._engine, job.id, purged=True)
 
     def left_over(self) -> None:
-        """Remove folders of jobs that are not known any more, and the work folders of those that have ended."""
+        """Remove folders of jobs that are not known any more and have no task, and the work folders of those that have ended."""
+        held = {task.rpartition("-")[0] for task in self._runner.tasks(self._places.data / "jobs")}
         for folder in _folders(self._places.data / "jobs"):
             job = jobs.get(self._engine, folder.name)
-            if job is None:
+            if job is None and folder.name not in held:
                 remove_tree(folder)
-            elif State(job.state) in ENDED and (folder / "work").exists():
+            elif job is not None and State(job.state) in ENDED and (folder / "work").exists():
                 publishing.tidy(folder)
 
     def repository(self) -> None:

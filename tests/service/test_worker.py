@@ -13,11 +13,9 @@ import uproot
 
 from mlaas.jobs import figures
 from mlaas.jobs.states import State
-from mlaas.models.bundle import write_bundle
 from mlaas.models.catalogue import Catalogue
 from mlaas.store import JobRecord, jobs, workspaces
-from tests.support.site import ANN, BOB, Site, wait_for
-from tests.support.trained import DOCUMENTS, logistic
+from tests.support.site import ANN, BOB, Site, wait_for, write_small_bundle
 
 SAY = "import os, shutil, signal, time\nfrom pathlib import Path\nprint('begins', flush=True)\n"
 HERE = "here = Path(__file__).parent\n"
@@ -31,11 +29,7 @@ FLAGS = {"files": "files.txt", "labels": "labels.txt", "model": "model.py", "par
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small bundle."""
-    folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    write_bundle(
-        folder, logistic(), {**DOCUMENTS, "metrics.json": {"metrics": {"test": {"auc": 0.9}}}, "metrics.jsonl": '{"kind": "epoch", "epoch": 1}\n'}
-    )
-    return folder
+    return write_small_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ def test_the_demo_is_trained_published_and_predicts(shared, tth):
     folder = shared.upload("tth", {**{path.name: path for path in tth.iterdir() if path.is_file()}, "model.py": source})
     job = shared.submit("tth", published=True, **FLAGS)
     ended = shared.until(job)
-    assert (ended.state, ended.version, ended.exit_code, ended.attempt, ended.reason) == (State.SUCCEEDED, 1, 0, 1, ""), shared.log(job)
+    assert (ended.state, ended.version, ended.exit_code, ended.attempt, ended.reason) == (State.SUCCEEDED, 1, 0, 1, ""), shared.told()
     assert ended.model == ended.process_name == "tth_1"
     assert ended.cpu_seconds > 1
     assert ended.peak_memory > 10**7
