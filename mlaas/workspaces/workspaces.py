@@ -12,20 +12,18 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
-from mlaas.beneath import Entry, open_beneath, remove_tree, usage_beneath, walk_beneath
+from mlaas.beneath import Entry, open_beneath, remove_tree, walk_beneath
 from mlaas.errors import ResourceError, UserError
 from mlaas.places import Places
 from mlaas.settings import Settings
-from mlaas.sizes import write_size
-from mlaas.store import StoreError, WorkspaceRecord, jobs, workspaces
-from mlaas.unpacking import Limits, Unpacked, unpack
+from mlaas.store import StoreError, WorkspaceRecord, workspaces
+from mlaas.unpacking import Unpacked, unpack
 from mlaas.workspaces.folders import discard, entries, lifted, place, private, sync, touched
+from mlaas.workspaces.quota import Quota
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ORPHANED = 3600.0
 """Seconds after which a generation without a record is removed: an upload that is just finishing has its record within milliseconds."""
-REMEMBERED = 20.0
-"""Seconds for which the disk that a tenant's jobs and models take is not measured again."""
 _T = TypeVar("_T")
 
 
@@ -34,7 +32,7 @@ class Workspaces:
 
     def __init__(self, places: Places, engine: Engine, settings: Settings) -> None:
         self._places, self._engine, self._settings = places, engine, settings
-        self._measured: dict[str, tuple[float, int]] = {}
+        self._quota = Quota(places, engine, settings)
 
     def store(self, tenant: str, name: str, archive: Path) -> WorkspaceRecord:
         """Make an uploaded archive (.tar, .tar.gz, .tar.bz2, .tar.xz, .zip) the current generation of a name; its only top folder is lifted.
@@ -44,7 +42,7 @@ class Workspaces:
         """
         if not NAME.fullmatch(name):
             raise UserError(f"name: {name!r} must be up to 100 letters, digits, '_', '.' and '-', beginning with a letter or a digit")
-        limits = self._limits(tenant)
+        limits = self._quota.limits(tenant)
         with self._aside() as aside:
             unpacked = unpack(archive, aside, limits)
             top = lifted(aside, unpacked)
@@ -81,26 +79,11 @@ class Workspaces:
 
     def usage(self, tenant: str) -> int:
         """The disk that a tenant takes, in bytes: workspaces, jobs and models. What jobs and models take is some seconds old."""
-        return workspaces.disk(self._engine, tenant) + self._jobs_and_models(tenant)
+        return self._quota.used(tenant)
 
     def sweep(self) -> int:
         """Remove generations that nobody uses, uploads that were never finished, and what a crash left; returns how many of them."""
         return self._sweep_unused() + self._sweep_uploads() + self._sweep_orphans()
-
-    def _limits(self, tenant: str) -> Limits:
-        settings = self._settings
-        if not settings.user_disk:
-            return Limits(settings.unpacked_files, settings.unpacked_limit, settings.free_disk)
-        left = settings.user_disk - self.usage(tenant)
-        if left <= 0:
-            raise ResourceError(f"your {write_size(settings.user_disk)} of disk are full; delete workspaces, jobs or models that you do not need")
-        if left > settings.unpacked_limit:
-            return Limits(settings.unpacked_files, settings.unpacked_limit, settings.free_disk)
-        return Limits(settings.unpacked_files, left, settings.free_disk, f"all that is left of your {write_size(settings.user_disk)} of disk")
-
-    def _room(self, tenant: str) -> int | None:
-        """The bytes that the workspaces of a tenant may have together."""
-        return max(0, self._settings.user_disk - self._jobs_and_models(tenant)) if self._settings.user_disk else None
 
     @contextmanager
     def _aside(self) -> Iterator[Path]:
@@ -120,7 +103,7 @@ class Workspaces:
         place(top, target, self._places.data)
         try:
             return workspaces.add(
-                self._engine, tenant, name, generation, unpacked.files, unpacked.size, time.time(), room=self._room(tenant)
+                self._engine, tenant, name, generation, unpacked.files, unpacked.size, time.time(), room=self._quota.room(tenant)
             )  # fmt: skip
         except BaseException:
             # If the database went away just now, only it knows whether the record is there; `sweep` asks it again.
@@ -149,14 +132,6 @@ class Workspaces:
         left = list(walk_beneath(folder))
         workspaces.resize(self._engine, tenant, name, int(folder.name), len(left), sum(entry.size for entry in left))
         return len(doomed)
-
-    def _jobs_and_models(self, tenant: str) -> int:
-        when, found = self._measured.get(tenant, (0.0, 0))
-        if not when or time.monotonic() - when > REMEMBERED:
-            folders = [self._places.job(job) for job in jobs.with_files(self._engine, tenant)]
-            found = sum(map(usage_beneath, [*folders, self._places.repository / tenant]))
-            self._measured[tenant] = time.monotonic(), found
-        return found
 
     def _sweep_unused(self, tenant: str = "", name: str = "") -> int:
         """Remove generations that nobody uses: of one name, or all."""

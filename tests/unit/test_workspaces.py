@@ -17,7 +17,7 @@ from mlaas.errors import ResourceError, UserError
 from mlaas.jobs.states import State
 from mlaas.places import Places
 from mlaas.settings import Settings
-from mlaas.store import Conflict, QuotaError, StoreError, database, jobs, workspaces
+from mlaas.store import Conflict, QuotaError, StoreError, database, jobs, tenants, workspaces
 from mlaas.store.workspaces import BLOCK
 from mlaas.unpacking import ArchiveError, TooLargeError
 from mlaas.workspaces import Workspaces, folders
@@ -217,6 +217,26 @@ def test_uploads_at_once_do_not_share_the_last_room(make):
     assert {type(error) for error in answers if error} <= {QuotaError, ResourceError, TooLargeError}
     assert len(service.on_disk()) == 2
     assert service.workspaces.usage("alice") <= service.settings.user_disk
+
+
+def test_the_members_of_a_group_share_its_disk(make):
+    service = make(group_limits={"cms": {"disk": "50kB"}, "/atlas": {"jobs": 3}})
+    for tenant, groups in {"alice": ["/cms"], "bob": ["cms", "/atlas"], "carol": ["/atlas"]}.items():
+        tenants.seen(service.engine, tenant, issuer="i", subject=tenant, groups=groups, now=1.0)
+    service.upload("a", size=30_000, tenant="alice")
+    service.upload("a", size=60_000, tenant="carol")
+    with pytest.raises(TooLargeError, match="all that is left of the 50 kB of disk of the group /cms"):
+        service.upload("a", size=20_000, tenant="bob")
+    service.upload("a", size=7_000, tenant="bob")
+    with pytest.raises(QuotaError):  # its four kilobytes count, too
+        service.upload("a", size=2_000, tenant="bob", name="more")
+    service.upload("a", size=50_000 - 30_000 - 7_000 - 3 * BLOCK, tenant="bob", name="more")
+    with pytest.raises(ResourceError, match=r"of the group /cms are full; delete"):
+        service.upload("a", tenant="alice")
+    assert service.workspaces.delete("bob", "luca")
+    service.upload("a", tenant="alice", name="small")
+    with pytest.raises(UserError, match=r"^MLAAS_GROUP_LIMITS: disk: .* is not a size"):
+        make(group_limits={"/cms": {"disk": "much"}})
 
 
 def test_no_quota(make):
