@@ -42,12 +42,41 @@ class Load:
     batch: Callable[[int], None] = lambda rows: None
     clock: Callable[[], float] = time.monotonic
     waiting: int = 0
+    _turn: float = 0.0
+    _before: float = 0.0
+    _asked: bool = False
+    _ticking: bool = False
 
-    def enter(self) -> None:
-        """One request more. Raises Problem 503 when there are too many."""
+    def enter(self) -> float:
+        """One request more; returns since when it may wait. Raises Problem 503 when there are too many, or it has waited too long."""
+        since = self.since()
         if self.waiting >= self.most:
             raise busy("more requests wait than this service takes")
         self.waiting += 1
+        return since
+
+    def since(self) -> float:
+        """Since when the request at hand may wait. Raises Problem 503 when that is too long.
+
+        What is read from the sockets in one turn of the event loop came after they were read in the turn before, for all are read in each turn.
+        """
+        self._asked = True
+        if not self._ticking:
+            self._ticking = True
+            self._turn = self._before = self.clock()
+            asyncio.get_running_loop().call_soon(self._tick)
+        elif self.clock() - self._before > self.age:
+            raise busy(f"the request has waited longer than {self.age:g} s")
+        return self._before
+
+    def _tick(self) -> None:
+        """Once in each turn of the event loop, as long as there are requests in each."""
+        if self._asked:
+            self._asked = False
+            self._before, self._turn = self._turn, self.clock()
+            asyncio.get_running_loop().call_soon(self._tick)
+        else:
+            self._ticking = False
 
     def leave(self, _: object = None) -> None:
         """One request less."""
@@ -81,7 +110,6 @@ class Queue:
     _small: deque[_Waiting] = field(default_factory=deque)
     _large: deque[_Waiting] = field(default_factory=deque)
     _scheduled: bool = False
-    _turn: float = 0.0
     _looks: int = 0
     _seen: int = 0
     _flights: int = 0
@@ -100,12 +128,10 @@ class Queue:
         return self._add(self._small if len(x) <= SMALL else self._large, x, mask, len(x))
 
     def _add(self, queue: deque[_Waiting], rows: Row | Matrix, mask: Matrix | None, count: int) -> asyncio.Future[Scores]:
-        self.load.enter()
+        since = self.load.enter()
         answer: asyncio.Future[Scores] = self._loop.create_future()
-        if not self._scheduled:
-            self._turn = self.load.clock()  # what comes in the same turn was sent no later than that
-            self._schedule()
-        queue.append(_Waiting(rows, mask, count, answer, self._turn))
+        queue.append(_Waiting(rows, mask, count, answer, since))
+        self._schedule()
         return answer
 
     def _schedule(self) -> None:
@@ -123,7 +149,6 @@ class Queue:
         self._scheduled = False
         now = self.load.clock()
         if self.served.inline:
-            self._turn = now
             if batch := self._take(now):
                 self._answer_inline(batch)
             if piece := self._next_large(now):

@@ -58,6 +58,7 @@ class Endpoints:
 
         async def call(request: Request) -> Answer:
             _allow(request, "POST")
+            self._predictions.load.since()  # what comes too late costs no more than this
             identity = self._tokens.known(request.header(b"authorization")) or await self._caller(request, "POST")
             return await handler(identity, await read(request, self._bodies))
 

@@ -1,6 +1,6 @@
 """Print the speed figures as ratios against uproot's own rate in the same run.
 
-    python -m tests.bench [--events 100000] [--repeat 5] [--folder bench] [--quick]
+    python -m tests.bench [--events 100000] [--repeat 5] [--folder bench] [--quick] [--only pipeline|serving]
 
 Baseline and case are run in turns and each is the median of its runs, so that a busy machine disturbs both alike. Everything but the lines
 about workers runs on one core (the process is bound to it).
@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from mlaas.console import progress
 from mlaas.demo.generate import write
 from mlaas.errors import MissingExtraError
-from tests.bench import cases
+from tests.bench import cases, serving
 
 Case = Callable[[], int]
 CORES = sorted(os.sched_getaffinity(0))
@@ -37,8 +37,17 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--quick", action="store_true", help="leave out the file ten times as long")
+    parser.add_argument("--only", choices=("pipeline", "serving"), help="one of the two parts; the second is the inference service")
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
+    if options.only != "serving":
+        pipeline(options)
+    if options.only != "pipeline":
+        serving.main(["--folder", str(options.folder), *(["--overload", "10"] if options.quick else [])])
+
+
+def pipeline(options: argparse.Namespace) -> None:
+    """Reading, specs, chunks, memory."""
     table = Table(options.repeat)
     one_core(True)
     main_cases(table, options)

@@ -147,11 +147,34 @@ def test_too_old_ones_are_refused_and_the_next_are_served(rows):
         with pytest.raises(Problem, match="longer than 1 s") as caught:
             await late
         assert caught.value.status == 503
+        for _ in range(3):  # the loop has nothing to do
+            await asyncio.sleep(0)
         scores = await queue.row([1.0, 1.0, 1.0])
         assert load.waiting == 0
         return scores
 
     assert run(test).tolist() == [6]
+
+
+def test_the_time_in_the_sockets_counts():
+    """Requests in every turn: what is read in one may have been sent when the one before began."""
+
+    async def test() -> list[bool]:
+        now, refused = [0.0], []
+        load = Load(age=1.0, clock=lambda: now[0])
+        for seconds in (0.1, 0.4, 0.5, 0.8, 0.3, 0.1, 0.1):
+            try:
+                load.since()
+                now[0] += seconds
+                load.since()
+                refused.append(False)
+            except Problem:
+                refused.append(True)
+            await asyncio.sleep(0)
+        return refused
+
+    # a turn and the one before: 0.1, 0.5, 0.9, 1.3, 1.1, 0.4, 0.2
+    assert run(test) == [False, False, False, True, True, False, False]
 
 
 def test_small_requests_do_not_wait_for_large_ones():
