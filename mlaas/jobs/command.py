@@ -21,6 +21,7 @@ from mlaas.jobs.submission import bundle_of, upload_of
 from mlaas.jobs.upload import Upload
 from mlaas.models.archive import copy
 from mlaas.models.bundle import read_bundle
+from mlaas.models.manifest import read_manifest
 from mlaas.places import Places
 from mlaas.settings import Settings
 from mlaas.store import tenants
@@ -30,6 +31,8 @@ MODEL = "model"
 """The bundle of a training, in work/."""
 SCORES = "scores"
 """The folder of a prediction's files, in work/."""
+CACHE = "cache"
+"""In the job's folder: in place of the tenant's cache, where somebody else's code could leave something for the tenant's next job."""
 
 _requests: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 
@@ -57,12 +60,14 @@ def task_of(job: JobRecord, settings: Settings, engine: Engine) -> Task:
         raise UserError("the user who submitted this job is not known any more")
     request = request_of(job)
     upload = _upload(job, settings)
+    cache = places.cache(job.tenant)
     if isinstance(request, TrainRequest):
         argv = _train(job, request, upload, settings, folder / "input")
     else:
-        argv = _predict(job, request, upload, settings, folder / "input")
+        argv, foreign = _predict(job, request, upload, settings, folder / "input")
+        cache = folder / CACHE if foreign else cache
     return Task(
-        id=job.task, argv=argv, folder=folder, cache=places.cache(job.tenant), readable=_readable(upload, settings),
+        id=job.task, argv=argv, folder=folder, cache=cache, readable=_readable(upload, settings),
         environment=dict(settings.job_environment), user=settings.job_uid_base + tenant.number, cpus=job.cpus, gpus=job.gpus,
         memory=job.memory, disk=settings.job_disk, processes=settings.job_processes, time_limit=job.time_limit, log_limit=settings.job_log_limit,
     )  # fmt: skip
@@ -100,12 +105,16 @@ def _train(job: JobRecord, request: TrainRequest, upload: Upload | None, setting
     return ["mlaas", "workflow", *flags, f"--fout={MODEL}", f"--name={job.model}", *(["--resume"] if job.attempt > 1 else [])]
 
 
-def _predict(job: JobRecord, request: PredictRequest, upload: Upload | None, settings: Settings, inputs: Path) -> Sequence[str]:
+def _predict(job: JobRecord, request: PredictRequest, upload: Upload | None, settings: Settings, inputs: Path) -> tuple[Sequence[str], bool]:
+    """The command, and whether somebody else's code runs in it: a shared model that has no ONNX form may hold any."""
     found = documents.prediction(request, upload, settings)
-    flags = [f"--output={SCORES}", f"--format={request.format}", "--trust"]
+    bundle = _bundle(job, settings, inputs / "bundle")
+    trust = not read_manifest(bundle).onnx.accepted
+    flags = [f"--output={SCORES}", f"--format={request.format}"]
+    flags += ["--trust"] if trust else []
     flags += [f"--tree={request.tree}"] if request.tree else []
     flags += [f"--redirector={found.redirector}"] if found.redirector else []
-    return ["mlaas", "predict", *flags, "--", str(_bundle(job, settings, inputs / "bundle")), *found.files]
+    return ["mlaas", "predict", *flags, "--", str(bundle), *found.files], trust and ":" in job.model
 
 
 def _bundle(job: JobRecord, settings: Settings, target: Path) -> Path:

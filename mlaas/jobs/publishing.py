@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlaas.beneath import open_beneath, read_beneath, remove_tree, walk_beneath
 from mlaas.errors import BundleError
-from mlaas.jobs.command import MODEL, SCORES
+from mlaas.jobs.command import CACHE, MODEL, SCORES
 from mlaas.jobs.figures import FINAL, PLACES, STREAM
 from mlaas.models.bundle import read_bundle
 from mlaas.models.manifest import MANIFEST, MAX_BYTES, parse_manifest
@@ -78,7 +78,7 @@ def keep_figures(folder: Path, source: Path | None = None) -> None:
 
 def tidy(folder: Path) -> None:
     """Remove what only a job that is not over needs."""
-    for name in ("work", "input/bundle", "input/.bundle", ".taken"):
+    for name in ("work", CACHE, "input/bundle", "input/.bundle", ".taken"):
         remove_tree(folder / name)
 
 

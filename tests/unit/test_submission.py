@@ -281,6 +281,14 @@ def test_a_shared_model_is_named_with_its_owner(served):
     bob = type(BOB)(BOB.tenant, "bob", BOB.issuer, groups=frozenset({"/bobs"}))
     job = served.submit(None, bob, kind="predict", model="higgs", files=["root://server.example.org//a.root"])
     assert job.model == f"{ANN.tenant}:higgs@2"
+    own = served.submit(None, kind="predict", model="higgs", files=["root://server.example.org//a.root"])
+    theirs, mine = (
+        task_of(jobs.move(served.engine, each.id, State.STARTING, expect={State.QUEUED}, attempt=1), served.settings, served.engine)
+        for each in (job, own)
+    )
+    assert "--trust" in theirs.argv  # it has no ONNX form
+    assert theirs.cache == served.places.job(job.id) / "cache", "what their code leaves must not meet the next job"
+    assert mine.cache == served.places.cache(ANN.tenant)
 
 
 def test_predictions_that_cannot_run_are_refused(served):
