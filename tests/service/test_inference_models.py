@@ -63,7 +63,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("inference")
-    options = {"inference_workers": 2, "inference_poll": 0.2, "inference_timeout": 4.0, "inference_memory": 1_500_000_000, "grpc": False}
+    options = {"inference_workers": 2, "inference_poll": 0.2, "inference_timeout": 4.0, "inference_memory": 1_000_000_000, "grpc": False}
     with serving(root, **options, inference_model_limit=50_000_000, inference_queue_age=10.0) as service, service.client() as client:
         yield Running(service, client, root, Repository(root / "models"))
 
@@ -120,7 +120,7 @@ def test_new_versions_under_load_fail_no_request(running, plain):
 def test_a_model_that_does_harm_takes_nobody_with_it(running, plain, tmp_path):
     secrets = [running.root / "secrets" / "token", running.root / "mlaas.db", Path("/etc/shadow"), Path(__file__)]
     (running.root / "mlaas.db").touch()
-    foreign.evil_bundle(tmp_path / "evil", secrets, 1_600_000_000)
+    foreign.evil_bundle(tmp_path / "evil", secrets, 1_050_000_000)
     running.repository.publish(tmp_path / "evil", TENANT, "evil")
     running.repository.publish(plain, TENANT, "good")
     assert running.scores("evil").json() == [0.5]
@@ -153,13 +153,12 @@ def harm(running: Running) -> None:
     for what, status, sentence in (
         (1, 503, "SIGABRT"),
         (2, 504, "took longer than 4 s"),
-        (3, 503, "more than 1.5 GB of memory"),
+        (3, 503, "more than 1 GB of memory"),
         (1, 503, "SIGABRT"),
     ):
         answer = running.scores("evil", what)
         assert answer.status_code == status, answer.text
-        if what != 3 or answer.status_code == 503:
-            assert sentence in answer.json()["error"]
+        assert sentence in answer.json()["error"]
         if status == 503:
             assert int(answer.headers["Retry-After"]) >= 1
         until(lambda: running.scores("evil").status_code == 200)  # started again, after a while
@@ -357,7 +356,8 @@ def caller(running: Running, tenant: str, *groups: str) -> Running:
 def test_what_is_not_yours_is_not_there(running, plain):
     running.repository.publish(plain, "bob", "secret")
     alice = caller(running, "alice", "/cms")
-    assert caller(running, "bob").scores("secret").status_code == 200
+    with (bob := caller(running, "bob")).client:
+        assert bob.scores("secret").status_code == 200
     with alice.client as client:
         for reference in ("secret", "bob:secret", "bob:secret@1"):
             assert alice.scores(reference).status_code == 404
@@ -392,7 +392,7 @@ def test_the_viewer_shows_a_graph(running, plain):
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{running.service.url}/netron/?model=seen")
         page.wait_for_selector("svg .node", timeout=60_000)
-        names = page.inner_text("svg")
+        names = page.locator("body").inner_text()
         browser.close()
     assert "scores" in names
     assert all(url.startswith((running.service.url, "blob:", "data:")) for url in asked), asked
