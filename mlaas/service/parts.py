@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlaas.auth.secrets import embedded_token, service_key
-from mlaas.errors import MissingExtraError
+from mlaas.auth.secrets import service_key
+from mlaas.errors import MissingExtraError, UserError
 from mlaas.places import Places
 from mlaas.settings import Settings
 
@@ -15,21 +15,22 @@ SERVER = "mlaas.server.app:create"
 def prepare(settings: Settings) -> None:
     """Make what the parts share: the data folder (0700), the secrets, the tables. Safe when several processes do it at once.
 
-    Raises UserError when a folder or secret cannot be used, StoreError when the database cannot.
+    Raises UserError when a folder, secret, setting of the sign-in or the database cannot be used.
     """
+    from mlaas.auth.authenticator import Authenticator
     from mlaas.store.database import connect, migrate
+    from mlaas.store.errors import StoreError
 
     places = Places.of(settings)
     for folder in (places.data, places.secrets, places.run):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    service_key(settings, places)
-    if settings.auth == "token":
-        embedded_token(settings, places)
-    engine = connect(settings)
+    Authenticator.of(settings, places)
     try:
+        engine = connect(settings)
         migrate(engine)
-    finally:
         engine.dispose()
+    except StoreError as error:
+        raise UserError(f"MLAAS_DATABASE: {error}") from error
 
 
 def server(settings: Settings, fd: int | None = None) -> int:

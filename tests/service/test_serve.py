@@ -98,9 +98,9 @@ def test_a_port_that_is_taken(tmp_path, flag, setting):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"MLAAS_DATABASE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "database"),
+        ({"MLAAS_DATABASE": "postgresql+psycopg://nobody@127.0.0.1:1/none"}, "MLAAS_DATABASE: the database"),
         ({"MLAAS_PORT": "http"}, "MLAAS_PORT"),
-        ({"MLAAS_AUTH": "oidc"}, "cannot run"),
+        ({"MLAAS_AUTH": "oidc"}, "MLAAS_OIDC_ISSUERS"),
         ({"MLAAS_DATA": "/dev/null/x"}, "name another folder with --data"),
     ],
 )

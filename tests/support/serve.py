@@ -92,7 +92,10 @@ def parts(parent: int) -> dict[str, int]:
 
     found = {}
     for child in psutil.Process(parent).children():
-        words = child.cmdline()
+        try:
+            words = child.cmdline()
+        except psutil.Error:  # it ends
+            continue
         if "mlaas.service" in words:
             found[words[words.index("mlaas.service") + 1]] = child.pid
     return found
@@ -109,8 +112,8 @@ def ready(process: subprocess.Popen[str], data: Path, log: Path) -> dict[str, An
     """Wait until it serves; returns what it notes of itself."""
     record, deadline = data / "run" / "serve.json", time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        if record.exists():
-            found: dict[str, Any] = json.loads(record.read_text())
+        found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        if found.get("pid") == process.pid:  # not that of one that was killed
             return found
         time.sleep(0.1)
     raise AssertionError(f"the service did not start (exit {process.poll()}):\n{log.read_text()[-8000:]}")
