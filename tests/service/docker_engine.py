@@ -140,12 +140,13 @@ def _image(client: docker.DockerClient) -> None:
 def base_archive() -> Path:
     """A root file system with Python, bootstrapped from the distribution's mirror; kept for later sessions."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mlaas-tests"
-    archive = cache / f"{release()}-{PACKAGES.replace(',', '-')}.tar"
+    archive = cache / f"{release()}-{PACKAGES.replace(',', '-')}-2.tar"
     if not archive.exists():
         cache.mkdir(parents=True, exist_ok=True)
         aside = archive.with_suffix(f".{os.getpid()}.tar")
         slim = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info")]
-        command = [str(find_program("mmdebstrap")), "--quiet", "--variant=minbase", f"--include={PACKAGES}", *slim, release(), aside]
+        passable = "--customize-hook=chmod 755 $1/root"  # a Python that lies below /root can be mounted there
+        command = [str(find_program("mmdebstrap")), "--quiet", "--variant=minbase", f"--include={PACKAGES}", *slim, passable, release(), aside]
         try:
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
             aside.rename(archive)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import docker
 import pytest
 
 from mlaas.jobs.runners import docker as runner_module
-from mlaas.jobs.runners import of
+from mlaas.jobs.runners import of, policy
 from mlaas.jobs.runners.base import RunnerError, Task
 from mlaas.jobs.runners.container_log import Transfer
 from mlaas.jobs.runners.taskfolder import TaskFolder
 from mlaas.places import Places
 from mlaas.settings import Settings
+from tests.integration.jobs import IDENTIFIERS, toys, write_job, write_root
 from tests.service.runners import USER, closing, containers, make
 
 __all__ = ["containers"]
+REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.needs("dockerd", "mmdebstrap")
 
 # docker's client leaves the socket of a connection that was refused to the garbage collector
@@ -173,6 +178,23 @@ def test_an_engine_that_is_restarted_leaves_no_task_open(docker_engine, containe
     docker_engine.own.start()
     assert containers.again().poll(task.id, task.folder).end == "signal"
     assert containers.still(task, "beat")
+
+
+def test_a_workflow_runs_in_a_container(containers):
+    """The whole command, with this machine's Python mounted into the image, which is of the same release."""
+    site = containers.places.workspace("anna", "space", 1)
+    files = [write_root(site / f"f{label}.root", toys(1200, label)) for label in (0, 1)]
+    code = [path for path in policy.python_folders() if path != Path("/usr") and Path("/usr") not in path.parents]
+    outermost = [path for path in code if not any(other in path.parents for other in code)]
+    task = containers.task("", cpus=2, memory=4 * 10**9, readable=[site, *outermost], environment={"PYTHONPATH": str(REPOSITORY)}, time_limit=600)
+    flags = write_job(task.folder / "input", files, [0, 1], "hist", {"identifier": list(IDENTIFIERS)})
+    task = replace(task, argv=[sys.executable, "-P", "-m", "mlaas.cli", "workflow", *flags, "--fout=model"])
+    containers.runner.submit(task)
+    while containers.status(task).running:
+        time.sleep(0.5)
+    assert containers.status(task).exit_code == 0, containers.log(task)
+    assert (task.folder / "work" / "model" / "model.onnx").exists()
+    assert containers.status(task).cpu_seconds > 1
 
 
 # ---- refusals

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -163,7 +164,7 @@ def test_cpus_are_shared_out(processes):
 
 def test_a_program_that_is_not_there_is_told_and_leaves_nothing(processes):
     task = processes.task("pass")
-    task = type(task)(**{**task.__dict__, "argv": ["no-such-program"]})
+    task = replace(task, argv=["no-such-program"])
     with pytest.raises(RunnerError, match="the job cannot be started: No such file or directory"):
         processes.runner.submit(task)
     assert processes.runner.poll(task.id, task.folder) is None
@@ -247,7 +248,7 @@ def test_a_workflow_runs_in_the_sandbox(processes, model):
     task = processes.task("", cpus=2, memory=4 * 10**9, readable=[site], time_limit=600)
     params = {"identifier": list(IDENTIFIERS), "epochs": 1}
     flags = write_job(task.folder / "input", [site / "f0.root", site / "f1.root"], [0, 1], model, params)
-    task = type(task)(**{**task.__dict__, "argv": ["mlaas", "workflow", *flags, "--fout=model"]})
+    task = replace(task, argv=["mlaas", "workflow", *flags, "--fout=model"])
     processes.runner.submit(task)
     deadline = time.monotonic() + 600
     while processes.status(task).running:
@@ -269,7 +270,7 @@ def test_signals_reach_the_command_line(processes):
     files = [write_root(site / f"f{label}.root", toys(500, label)) for label in (0, 1)]
     task = processes.task("", readable=[site])
     flags = write_job(task.folder / "input", files, [0, 1], "import time\ndef model(idim):\n    print('here', flush=True)\n    time.sleep(100)\n")
-    task = type(task)(**{**task.__dict__, "argv": ["mlaas", "workflow", *flags, "--fout=model"]})
+    task = replace(task, argv=["mlaas", "workflow", *flags, "--fout=model"])
     processes.runner.submit(task)
     processes.until(lambda: "here" in processes.log(task) or not processes.status(task).running)
     processes.runner.cancel(task.id, task.folder, 60)
