@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlaas.errors import MLaaSError
 from mlaas.server.pages import admin, job, jobs, models, predictions, session, static, submit, trying, usage, workspaces
 from mlaas.server.pages.routing import refusal
-from mlaas.web import errors
+from mlaas.web import errors, identify
 
 ROUTERS = (static, session, jobs, job, submit, predictions, models, trying, workspaces, usage, admin)
 UPLOAD = "/workspaces/upload"
@@ -29,5 +32,9 @@ def install(app: FastAPI) -> None:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     problem = errors.problem_of(error)
-    wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
-    return refusal(request, problem) if wants_page else errors.response(problem)
+    if "text/html" not in request.headers.get("accept", "") or request.url.path.startswith("/api/"):
+        return errors.response(problem)
+    if request.method in identify.SAFE:
+        with suppress(MLaaSError):  # who is not signed in sees the page without its menu
+            request.state.visitor = await identify.identity(request)
+    return refusal(request, problem)

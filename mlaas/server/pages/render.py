@@ -57,7 +57,7 @@ def render(request: Request, template: str, who: Identity | None, **context: Any
         "path": request.url.path,
         "origin": str(request.base_url).rstrip("/"),
         "done": request.query_params.get("done", "")[:300],
-        "version": __version__,
+        "release": __version__,
     }
     return environment().get_template(template).render(shared | context)
 
@@ -90,7 +90,8 @@ def duration(seconds: float | None) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 86_400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    days, hours = whole // 86_400, whole % 86_400 // 3600
+    return f"{days} d {hours} h" if hours else f"{days} d"
 
 
 def took(job: Any) -> float | None:

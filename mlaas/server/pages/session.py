@@ -55,7 +55,6 @@ def sign_out(request: Request, _who: Visitor) -> Response:
     """End the session; behind a gateway, that of the gateway, too."""
     answer = to(GATEWAY_SIGN_OUT if identify.FORWARDED in request.headers else "/sign-in")
     answer.delete_cookie(identify.cookie_name(request), path="/", secure=identify.secure(request), httponly=True, samesite="lax")
-    answer.headers["Clear-Site-Data"] = '"cache"'
     return answer
 
 
