@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Service:
 
     def client(self, **options: Any) -> httpx.Client:
         """A client that sends the token."""
-        return httpx.Client(base_url=self.url, headers=self.headers, timeout=60, verify=str(self.ca) if self.ca else True, **options)
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=60, verify=_trust(self.ca), **options)
 
     def lines(self) -> list[dict[str, Any]]:
         """Its log lines so far."""
@@ -52,6 +53,11 @@ class Service:
         """Ask it to end; its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(40)
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext | bool:
+    """How to verify the service; without TLS there is nothing to load."""
+    return ssl.create_default_context(cafile=str(ca)) if ca else False
 
 
 def free_port() -> int:
@@ -89,7 +95,7 @@ def serving(data: Path, *, factory: str = "", grpc: bool = True, ca: Path | None
 
 def _ready(url: str, process: subprocess.Popen[str], ca: Path | None) -> bool:
     """Wait until it answers; the connection waits in the socket's queue meanwhile."""
-    with httpx.Client(timeout=60, verify=str(ca) if ca else True) as client:
+    with httpx.Client(timeout=60, verify=_trust(ca)) as client:
         while process.poll() is None:
             try:
                 return client.get(f"{url}/readyz").status_code == 200
