@@ -218,7 +218,7 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        sweep()
+        sweep(folder)
         asyncio.run(Keeper(folder, Options(**task)).run())
 
 

@@ -296,9 +296,11 @@ def _size(folder: Path) -> int:
     return total
 
 
-def sweep() -> None:
-    """Remove the temporary folders of keepers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        keeper = folder.name.removeprefix(SCRATCH).split("-")[0]
+def sweep(folder: Path) -> None:
+    """Remove what keepers that were killed left: sockets in their folder, and temporary folders."""
+    for path in folder.glob("*.sock"):
+        path.unlink(missing_ok=True)
+    for scratch in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        keeper = scratch.name.removeprefix(SCRATCH).split("-")[0]
         if keeper.isdigit() and not Path(f"/proc/{keeper}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
