@@ -328,3 +328,28 @@ def test_a_submitted_job_ends_though_every_process_was_killed_at_once(site, bund
     ended = site.until(job)
     assert (ended.state, ended.attempt) == (State.CANCELLED, 1)
     wait_for(lambda: folders(site, job) == ["input", "result"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"runner": "docker", "docker_url": "unix:///nonexistent/docker.sock"}, "waits: jobs cannot be run at the moment ("),
+        ({"free_disk": 10**18}, "waits: the disk of the service is full"),
+        ({"user_disk": 1}, "waits for disk: your files take "),
+        ({"group_limits": {"cms": {"disk": 1}}}, "waits for disk: the group /cms takes "),
+    ],
+    ids=["engine", "disk", "user", "group"],
+)
+def test_what_hinders_a_start_is_told_to_those_who_wait(tmp_path, settings, reason):
+    site = Site(tmp_path, **settings)
+    try:
+        site.model("net", GOOD)
+        job = site.submit("net")
+        site.start()
+        site.until(job, lambda now: now.reason.startswith(reason))
+        assert site.job(job).state == State.QUEUED
+        jobs.ask_cancel(site.engine, job.id, time.time())
+        assert site.job(job).state == State.CANCELLED
+        assert site.stop() == 0
+    finally:
+        site.close()
