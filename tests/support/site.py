@@ -65,6 +65,8 @@ class Site:
             "job_time_limit": 600,
             "job_retries": 1,
             "log_format": "text",
+            # two services of one machine with the same users would end each other's processes
+            "job_uid_base": 10**6 + 1000 * secrets.randbelow(10**6),
         }
         self.settings = Settings(data=folder / "data", **{**given, **settings})
         self.places = Places.of(self.settings)
