@@ -6,7 +6,9 @@ A step does what lies outside of the store first where doing it twice is harmles
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +37,8 @@ class Attempts:
     def __init__(self, settings: Settings, places: Places, engine: Engine, runner: Runner) -> None:
         self._settings, self._places, self._engine, self._runner = settings, places, engine, runner
         self._asked: set[str] = set()  # tasks that were asked to stop by this process
+        # a runner that clears up after a task may end whatever runs as its user: not while another task of that user is being started
+        self._alone: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def start(self, job: JobRecord) -> None:
         """Bring a job from STARTING to RUNNING. Raises RunnerError when the engine failed (the job then waits for another attempt), StoreError."""
@@ -49,7 +53,9 @@ class Attempts:
 
     def _submit(self, job: JobRecord) -> bool:
         try:
-            self._runner.submit(task_of(job, self._settings, self._engine))
+            task = task_of(job, self._settings, self._engine)
+            with self._alone[job.tenant]:
+                self._runner.submit(task)
         except (RunnerError, ResourceError, OSError) as error:
             self._again(job, again(job, f"it could not be started: {error}", self._settings))
             raise error if isinstance(error, RunnerError) else RunnerError(f"a job could not be started: {error}") from error
@@ -64,16 +70,32 @@ class Attempts:
             return False
         return True
 
-    def look(self, job: JobRecord) -> bool:
-        """See how a RUNNING job does; whether its state has changed. Raises RunnerError, StoreError."""
+    def look(self, job: JobRecord) -> Status | None:
+        """How the task of a RUNNING job has ended, or None while it runs. Raises RunnerError."""
         status = self._runner.poll(job.task, self._folder(job)) or Status("lost")
-        if not status.running:
-            self._ended(job, status)
-            return True
-        if job.cancel is not None and job.task not in self._asked:
+        if status.running and job.cancel is not None and job.task not in self._asked:
             self._runner.cancel(job.task, self._folder(job))
             self._asked.add(job.task)
-        return False
+        return None if status.running else status
+
+    def finish(self, job: JobRecord, status: Status) -> None:
+        """Bring a job whose task has ended from RUNNING to what that means. Raises StoreError."""
+        folder = self._folder(job)
+        left = job.kind == "train" and publishing.complete(folder)
+        found = outcome(job, status, self._settings, said=self._plain(job, logs.fault(folder)), complete=left)
+        columns = {
+            "cpu_seconds": job.cpu_seconds + status.cpu_seconds,
+            "peak_memory": max(job.peak_memory, status.memory),
+            "exit_code": status.exit_code,
+        }
+        match found.state:
+            case State.PUBLISHING:
+                jobs.move(self._engine, job.id, State.PUBLISHING, expect={State.RUNNING}, reason="", **columns)
+                self._clean(job)
+            case State.QUEUED:
+                self._again(job, found, **columns)
+            case state:
+                self._end(job, state, found.reason, finished=status.finished or time.time(), **columns)
 
     def publish(self, job: JobRecord) -> None:
         """Bring a job from PUBLISHING to its end. Raises ResourceError or OSError when there is no room now, StoreError."""
@@ -92,25 +114,6 @@ class Attempts:
             self._end(job, State.FAILED, FAULT)
         else:
             self._end(job, State.SUCCEEDED, "", version=version)
-
-    def _ended(self, job: JobRecord, status: Status) -> None:
-        """A task has ended, in whatever way."""
-        folder = self._folder(job)
-        left = job.kind == "train" and publishing.complete(folder)
-        found = outcome(job, status, self._settings, said=self._plain(job, logs.fault(folder)), complete=left)
-        columns = {
-            "cpu_seconds": job.cpu_seconds + status.cpu_seconds,
-            "peak_memory": max(job.peak_memory, status.memory),
-            "exit_code": status.exit_code,
-        }
-        match found.state:
-            case State.PUBLISHING:
-                jobs.move(self._engine, job.id, State.PUBLISHING, expect={State.RUNNING}, reason="", **columns)
-                self._clean(job)
-            case State.QUEUED:
-                self._again(job, found, **columns)
-            case state:
-                self._end(job, state, found.reason, finished=status.finished or time.time(), **columns)
 
     def _again(self, job: JobRecord, found: Outcome, **columns: Any) -> None:
         """Queue a job for another attempt, or end it when there are no more."""
@@ -139,7 +142,8 @@ class Attempts:
     def _clean(self, job: JobRecord) -> None:
         self._asked.discard(job.task)
         try:
-            self._runner.cleanup(job.task, self._folder(job))
+            with self._alone[job.tenant]:
+                self._runner.cleanup(job.task, self._folder(job))
         except RunnerError as error:  # the search for orphans finds it again
             log.warning("what task %s left cannot be cleaned up yet: %s", job.task, error)
 

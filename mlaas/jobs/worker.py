@@ -172,8 +172,7 @@ class Worker:
             elif job.state == State.PUBLISHING:
                 self._step(job.id, self._attempts.publish, job)
         self._look_at([job for job in self._held if job.state == State.RUNNING])
-        if not self._dirty:
-            self._schedule()
+        self._schedule()
 
     def _look_at(self, running: list[JobRecord]) -> None:
         self._looked = time.monotonic()
@@ -181,7 +180,8 @@ class Worker:
             if job.id in self._busy:
                 continue
             try:
-                self._dirty |= self._attempts.look(job)
+                if (status := self._attempts.look(job)) is not None:
+                    self._step(job.id, self._attempts.finish, job, status)
             except RunnerError as error:
                 log.warning("it cannot be told how the job %s does: %s", job.id, error, extra={"fields": {"job": job.id, "tenant": job.tenant}})
 
