@@ -24,7 +24,7 @@ def login(options: Namespace) -> None:
     """Sign in at a server, and keep that."""
     from mlaas.client import logins
 
-    with connected(options) as client:
+    with connected(Namespace(**{**vars(options), "token_file": None})) as client:  # standard input can be read once
         service = client.service()
         found = _by_token(client, options) if options.token_file or service.auth == "token" else _by_device(client, service, options)
         me = _checked(client, found, options)

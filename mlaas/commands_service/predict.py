@@ -59,7 +59,7 @@ def _explained(options: Namespace) -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        if options.server or error.status not in {0, 401, 404}:
+        if options.server or not (error.status in {0, 401, 404} or error.field == "model"):
             raise
         raise UserError(f"there is no bundle {options.bundle} here, and as a model of the service: {error}") from None
 
