@@ -27,6 +27,7 @@ from mlaas.jobs.runners.taskfolder import TaskFolder, plans, running, write_whol
 from mlaas.places import Places
 from mlaas.settings import Settings
 
+CONFLICT = 409
 TIMEOUT = 60  # s for one answer of the engine
 DISK_PAUSE = 5.0  # s between looks at the disk of a task, at least
 SHARE = 20  # a look at the disk may take this part of the time
@@ -92,9 +93,20 @@ class DockerRunner:
         labels = {container.TASK: task.id, container.FOLDER: str(task.folder), container.INSTALLATION: self._installation}
         try:
             return self._engine.containers.create(name=self._name(task.id), labels=labels, **options)
-        except APIError:
+        except APIError as error:
+            if error.status_code == CONFLICT:  # the request of a worker that was killed is still being worked on
+                return self._appearing(task.id)
             files.forget_plan()
             raise
+
+    def _appearing(self, task: str) -> Container:
+        until = time.monotonic() + TIMEOUT
+        while time.monotonic() < until:
+            found = self._find(task)
+            if found is not None:
+                return found
+            time.sleep(0.05)
+        raise RunnerError(f"the Docker engine holds the name of task {task}, but shows no container of that name")
 
     def _start(self, found: Container, files: TaskFolder) -> None:
         try:
@@ -241,7 +253,7 @@ class DockerRunner:
         try:
             found.kill(number)
         except (NotFound, APIError) as error:
-            if getattr(error, "status_code", None) not in (404, 409):  # it has just ended
+            if getattr(error, "status_code", None) not in (404, CONFLICT):  # it has just ended
                 raise
 
     def _note(self, files: TaskFolder, task: str, status: Status, *, durable: bool = True) -> Status:
