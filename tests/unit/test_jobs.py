@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas.errors import BundleError, UserError
-from mlaas.jobs import cache, figures, logs, outcome, publishing
+from mlaas.jobs import cache, figures, logs, outcome, publishing, runners
 from mlaas.jobs.attempts import plain
 from mlaas.jobs.limits import Limits, Rules
 from mlaas.jobs.lock import alone
+from mlaas.jobs.retention import Retention
 from mlaas.jobs.room import Room
 from mlaas.jobs.runners.base import Status
 from mlaas.jobs.states import NEXT, State
@@ -25,8 +26,10 @@ from mlaas.models.manifest import read_manifest
 from mlaas.models.repository import Repository
 from mlaas.places import Places
 from mlaas.settings import Settings
+from mlaas.store import jobs
 from mlaas.store.records import JobRecord
-from tests.support.site import write_small_bundle
+from mlaas.workspaces import Workspaces
+from tests.support.site import ANN, Site, write_small_bundle
 
 EMPTY = dict.fromkeys((field.name for field in fields(JobRecord)), None)
 JOB = JobRecord(**EMPTY | {"id": "0123456789abcdef", "tenant": "ann", "kind": "train", "model": "net", "state": State.RUNNING, "attempt": 1,
@@ -375,3 +378,39 @@ def test_disks_without_room_are_told_apart_from_what_can_never_be_published(plac
     with pytest.raises(OSError, match="No space left"):
         publishing.publish(JOB, places, 10**6)
     assert not (places.job(JOB.id) / ".taken").exists()
+
+
+# ---- what goes by itself
+
+
+def test_the_sweeps_remove_what_is_over_and_nothing_else(tmp_path):
+    site = Site(tmp_path, job_retention=1000)
+    try:
+        site.model("net", "")
+        old, new, queued = (site.submit("net") for _ in range(3))
+        for job, age in ((old, 2000), (new, 10)):
+            jobs.move(site.engine, job.id, State.CANCELLED, expect={State.QUEUED}, finished=time.time() - age)
+        for job in (old, new, queued):
+            (site.places.job(job.id) / "work").mkdir(parents=True)
+            write_log(site.places.job(job.id), b"text")
+        unknown = site.places.data / "jobs" / ("f" * 16)
+        (unknown / "work").mkdir(parents=True)
+        model = site.places.repository / ANN.tenant / "net"
+        abandoned, under_way = model / "..publish.tmp-aaaa", model / "..publish.tmp-bbbb"
+        for folder, age in ((abandoned, 2 * 86_400), (under_way, 10)):
+            folder.mkdir(parents=True)
+            os.utime(folder, (time.time() - age,) * 2)
+        runner = runners.of(site.settings, site.places)
+        retention = Retention(site.settings, site.places, site.engine, runner, Workspaces(site.places, site.engine, site.settings))
+        for _ in range(2):
+            retention.run()
+            retention.orphans()
+        assert not site.places.job(old.id).exists()
+        assert site.job(old).purged
+        assert [path.name for path in site.places.job(new.id).iterdir()] == ["log.txt"]
+        assert not site.job(new).purged
+        assert {path.name for path in site.places.job(queued.id).iterdir()} == {"log.txt", "work"}
+        assert not unknown.exists()
+        assert (abandoned.exists(), under_way.exists()) == (False, True)
+    finally:
+        site.close()
