@@ -130,3 +130,27 @@ def packed(folder: Path) -> bytes:
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
         tar.add(folder, folder.name)
     return archive.getvalue()
+
+
+SERVER = """
+from mlaas.settings import settings
+from mlaas.web.serving import serve
+serve("mlaas.server.app:create", "127.0.0.1", 0, settings(), part="server", listening=lambda address: print(address, flush=True))
+"""
+
+
+@contextmanager
+def server_alone(data: Path, **settings: Any) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The server without worker and inference service, for what needs neither: its address and its process."""
+    variables = {f"MLAAS_{name.upper()}": str(value) for name, value in {"data": data, "free_disk": 1, **settings}.items()}
+    with (data.parent / "server.log").open("a") as log:
+        process = subprocess.Popen([sys.executable, "-c", SERVER], env=os.environ | variables, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        assert address, (data.parent / "server.log").read_text()[-4000:]
+        yield address, process
+    finally:
+        process.terminate()
+        process.wait(STOP)
+        process.stdout.close()

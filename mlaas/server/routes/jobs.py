@@ -11,7 +11,7 @@ from mlaas.jobs.states import State
 from mlaas.server import documents, jobs, paging, wire
 from mlaas.server.deps import SECURED, Canceller, Creator, Modifier, Parts, Reader, Tenant
 from mlaas.server.downloads import served
-from mlaas.server.routing import DOWNLOAD, problems, router
+from mlaas.server.routing import DOWNLOAD, download, problems, router
 from mlaas.store import jobs as store
 
 routes = router("/jobs", "jobs")
@@ -22,7 +22,6 @@ IdempotencyKey = Annotated[
 ]
 LastEvent = Annotated[str, Header(alias="Last-Event-ID", pattern=r"^\d{0,15}$", description="The id of the last event that came.")]
 EXAMPLE = {"workspace": "tth", "files": "files.txt", "labels": "labels.txt", "model": "model.py", "params": "params.json", "cpus": 2, "memory": "3gb"}
-TEXT: dict[int | str, dict[str, Any]] = {200: {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events `state` and `end` (a job), `metric` (an epoch), `log` (lines); ids are offsets in the log, in bytes.",
@@ -77,7 +76,7 @@ def get(parts: Parts, identity: Reader, job: JobName, tenant: Tenant = "") -> wi
     return documents.job(jobs.find(parts, identity, job, tenant), identity)
 
 
-@routes.get("/{id}/logs", operation_id="get_job_log", dependencies=SECURED, response_class=Response, responses=TEXT | DOWNLOAD)
+@routes.get("/{id}/logs", operation_id="get_job_log", dependencies=SECURED, response_class=Response, responses=download("text/plain"))
 def logs(
     parts: Parts,
     identity: Reader,
