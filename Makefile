@@ -10,9 +10,9 @@ SCRIPTS := bootstrap.sh .ci/run
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
-demo: ## train on 100,000 toy ttH events, from ROOT files to predictions (about a minute after the install)
-	@./bootstrap.sh keras root
-	@$(PY) -m mlaas.demo.run demo
+demo: ## start the service, train on 100,000 toy ttH events through it, predict; then it stays up (ONCE=1: stops)
+	@./bootstrap.sh keras root service
+	@$(PY) -m mlaas.demo.run demo $(if $(ONCE),--once)
 
 test: ## lint, then all tests; ends with what this machine could not run
 	@./bootstrap.sh all test lint
@@ -32,7 +32,7 @@ lint: ## style, types, shell scripts, YAML
 	@echo '== yamllint' && yamllint --strict .
 
 bench: ## the speed figures, as a table (some minutes)
-	@./bootstrap.sh keras xgboost root test
+	@./bootstrap.sh keras xgboost root service test
 	@$(PY) -m tests.bench
 
 docs: ## write mlaas/REFERENCE.md and the OpenAPI document again from the code

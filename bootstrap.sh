@@ -112,6 +112,7 @@ test_packages() {
     system_package npm npm "the tests against an OpenID provider"
     system_package oidc-agent oidc-agent-cli "the tests with oidc-agent"
     system_package chromium chromium "the tests of the web pages"
+    system_package wrk wrk "the benchmark of the inference service"
     system_package dockerd docker.io "the tests of jobs in containers"
     system_package iptables iptables "the tests of jobs in containers"
     system_package mmdebstrap mmdebstrap "the tests of jobs in containers"
