@@ -59,11 +59,11 @@ def job(options: Namespace) -> None:
             show(plain(found))
             return
         final = client.jobs.metrics(found.id).final if found.kind == "train" and found.ended else {}
-    pairs(_details(found))
-    for split, figures in final.items():
-        if isinstance(figures, dict):
-            numbers = "  ".join(f"{name} {figure(value)}" for name, value in figures.items() if isinstance(value, int | float))
-            print(f"{split:<10}  {numbers}")
+    pairs([*_details(found), *((split, _figures(figures)) for split, figures in final.items() if isinstance(figures, dict))])
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {figure(value)}" for name, value in figures.items() if isinstance(value, int | float))
 
 
 def _details(job: Job) -> list[tuple[str, str]]:

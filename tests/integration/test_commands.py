@@ -192,19 +192,3 @@ def test_a_run_stopped_by_a_signal_leaves_no_bundle(flags, tmp_path):
     assert process.returncode == 130
     assert "mlaas: stopped" in err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.needs("c++")
-def test_the_demo(tmp_path):
-    """The whole of `make demo` on fewer events."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLAAS_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "mlaas.demo.run", "demo", "--events=4000"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    summary = done.stdout[done.stdout.index("# Done after") :]
-    for line in ("AUC", "training", "data", "scores", "bundle", "report"):
-        assert f"\n  {line} " in summary
-    assert summary.count("the same scores") == 2
-    assert (tmp_path / "demo" / "ttH" / "report" / "index.html").is_file()
-    assert "I0000" not in done.stderr

@@ -62,7 +62,7 @@ class TestTraining:
     def test_what_one_sees(self, service, trained):
         name, done = trained
         assert name == "Higgs-analysis_1"
-        assert "uploaded 5 files, " in done.stderr
+        assert "uploaded 6 files, " in done.stderr
         assert f"mlaas: {name} running" in done.stderr
         assert f"mlaas: {name} succeeded after " in done.stderr
         assert "model Higgs-analysis@1; get it with: mlaas models download Higgs-analysis" in done.stderr
@@ -84,8 +84,8 @@ class TestTraining:
         job = json.loads(service.ok("job", name, "--json"))
         assert (job["cpus"], job["memory"], job["version"]) == (1, 2 * 10**9, 1)
         told = service.ok("job", name)
-        assert "asked for   1 CPU, 2 GB memory" in told
-        assert "auc 0." in told[told.index("test ") :]
+        assert "asked for  1 CPU, 2 GB memory" in told
+        assert "auc 0." in told[told.index("\ntest ") :]
         assert [one["process_name"] for one in json.loads(service.ok("jobs", "--json", "--kind=train", "--limit=1"))] == [name]
 
     def test_again_nothing_is_uploaded(self, service, folder, trained):
