@@ -149,6 +149,7 @@ def server_alone(data: Path, **settings: Any) -> Iterator[tuple[str, subprocess.
     try:
         address = process.stdout.readline().strip()
         assert address, (data.parent / "server.log").read_text()[-4000:]
+        httpx.get(f"{address}/healthz", timeout=START, trust_env=False).raise_for_status()  # it listens before it can answer
         yield address, process
     finally:
         process.terminate()
