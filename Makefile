@@ -11,7 +11,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: ## start the service, train on 100,000 toy ttH events through it, predict; then it stays up (ONCE=1: stops)
-	@./bootstrap.sh keras root service
+	@./bootstrap.sh keras service
 	@$(PY) -m mlaas.demo.run demo $(if $(ONCE),--once)
 
 test: ## lint, then all tests; ends with what this machine could not run
