@@ -22,6 +22,7 @@
   }
   if (!document.documentElement.lang || !document.title) wrong.push("lang or title");
   for (const cell of document.querySelectorAll("thead th")) if (!cell.hasAttribute("scope")) wrong.push("no scope: " + cell.textContent);
-  if (document.querySelector("[style], [onclick], style, script:not([src])")) wrong.push("inline style or script");
+  for (const element of document.querySelectorAll("[style], [onclick], style, script:not([src])"))
+    wrong.push("inline style or script: " + element.outerHTML.slice(0, 120));
   return wrong;
 }
