@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlaas.data.columns import Jagged
+from mlaas.models.events import holds_text
 from mlaas.web.problem import Problem
 
 
@@ -34,6 +35,8 @@ def _jagged(name: str, parts: Mapping[str, Any]) -> Jagged:
 
 def _array(values: Any) -> Any:
     if isinstance(values, list):
+        if holds_text(values):
+            return None
         try:
             return np.array(values) if values else np.zeros(0, np.int64)
         except (ValueError, OverflowError):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlaas.inference.served import Array
+from mlaas.models.events import holds_text
 from mlaas.web.problem import Problem
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -55,6 +56,8 @@ def from_list(name: str, datatype: Any, shape: Any, data: Any) -> Array:
         raise Problem(400, f"inputs.{name}.data must be a list", field=f"inputs.{name}.data")
     if dtype.kind == "O":
         return _texts(name, sizes, data)
+    if holds_text(data):
+        raise Problem(400, f"inputs.{name}.data must hold {_kind(dtype)} for {datatype}, not text", field=f"inputs.{name}.data")
     try:
         found = np.array(data)
     except ValueError:

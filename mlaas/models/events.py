@@ -150,6 +150,8 @@ def _list(value: Any, branch: Branch, event: int) -> Any:
 
 def _numbers(values: Any, branch: Branch) -> Array:
     """An array of numbers with the branch's dtype; float64 when a whole-number branch has NaN or None."""
+    if isinstance(values, list) and holds_text(values):
+        raise DataError(f"the branch {branch.name!r} must hold numbers, not {_example(values)}")
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError):
@@ -161,6 +163,17 @@ def _numbers(values: Any, branch: Branch) -> Array:
     if array.dtype.kind not in "biuf":
         raise DataError(f"the branch {branch.name!r} must hold numbers, not {_example(values)}")
     return _cast(array, branch)
+
+
+def holds_text(values: list[Any]) -> bool:
+    """Whether there is text in a list or the lists in it: NumPy would make all its elements as long as the longest, however few bytes were sent."""
+    level = values
+    while level:
+        kinds = set(map(type, level))
+        if not kinds.isdisjoint((str, bytes)):
+            return True
+        level = list(chain.from_iterable(item for item in level if type(item) is list)) if list in kinds else []
+    return False
 
 
 def _objects(array: Array, branch: Branch) -> Array:

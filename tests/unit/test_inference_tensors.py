@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
+from mlaas.data.files import Branch
+from mlaas.errors import DataError
 from mlaas.inference import tensors
 from mlaas.inference.events import columns_of
+from mlaas.models.events import to_columns
 from mlaas.web.problem import Problem
 
 NUMBERS = [dtype for name, dtype in tensors.DTYPES.items() if name != "BYTES"]
@@ -83,6 +86,19 @@ def test_what_does_not_fit(datatype, shape, data, said):
         tensors.from_list("t", datatype, shape, data)
     assert caught.value.status == 400
     assert caught.value.field.startswith("inputs.t")
+
+
+LONG = ["a" * 10**6, *[""] * 10**6]  # 4 MB in a request; as an array of NumPy's own texts 4 TB
+
+
+@pytest.mark.parametrize("data", [LONG, [LONG], [1.0, *LONG]])
+def test_text_among_numbers_takes_no_memory(data):
+    with pytest.raises(Problem, match="must hold numbers"):
+        tensors.from_list("t", "FP32", [1], data)
+    with pytest.raises(Problem, match="one list of numbers"):
+        columns_of({"jet_pt": {"offsets": [0, 1], "values": data}})
+    with pytest.raises(DataError, match="'jet_pt' must hold numbers"):
+        to_columns({"jet_pt": [data]}, {"jet_pt": Branch("jet_pt", np.dtype("f4"), "jagged")})
 
 
 def test_null_is_nan():
