@@ -334,7 +334,7 @@ def test_a_submitted_job_ends_though_every_process_was_killed_at_once(site, bund
     ("settings", "reason"),
     [
         ({"runner": "docker", "docker_url": "unix:///nonexistent/docker.sock"}, "waits: jobs cannot be run at the moment ("),
-        ({"free_disk": 10**18}, "waits: the disk of the service is full"),
+        ({"free_disk": 10**14}, "waits: the disk of the service is full"),
         ({"user_disk": 1}, "waits for disk: your files take "),
         ({"group_limits": {"cms": {"disk": 1}}}, "waits for disk: the group /cms takes "),
     ],
