@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import site
+import socket
 import stat
 import struct
 import sys
@@ -42,14 +43,15 @@ SYSTEM = (
 )
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 # Beside these: what is answered as unknown, so that the C library falls back to a call that the filter can look into.
-_Calls = tuple[int, tuple[int, ...], int, int]
+_Calls = tuple[int, tuple[int, ...], int, int, int]
 CALLS: dict[str, _Calls] = {
     # AUDIT_ARCH, denied: socket ptrace fork vfork execve execveat kexec_load add_key request_key keyctl perf_event_open process_vm_readv/writev bpf
-    # userfaultfd io_uring_setup, then clone and clone3
-    "x86_64": (0xC000003E, (41, 101, 57, 58, 59, 322, 246, 248, 249, 250, 298, 310, 311, 321, 323, 425), 56, 435),
-    "aarch64": (0xC00000B7, (198, 117, 221, 281, 104, 217, 218, 219, 241, 270, 271, 280, 282, 425), 220, 435),
+    # userfaultfd io_uring_setup, then clone, clone3 and socketpair
+    "x86_64": (0xC000003E, (41, 101, 57, 58, 59, 322, 246, 248, 249, 250, 298, 310, 311, 321, 323, 425), 56, 435, 53),
+    "aarch64": (0xC00000B7, (198, 117, 221, 281, 104, 217, 218, 219, 241, 270, 271, 280, 282, 425), 220, 435, 199),
 }
 CLONE_THREAD = 0x10000
+X32 = 0x40000000  # the same calls again, under numbers from here on
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +193,25 @@ def _filter() -> None:
     known = CALLS.get(platform.machine())
     if known is None:
         return
-    architecture, denied, clone, clone3 = known
-    code = [_op(0x20, 4), _op(0x15, architecture, 1, 0), _op(0x06, 0x80000000), _op(0x20, 0)]
-    for number in denied:
-        code += [_op(0x15, number, 0, 1), _op(0x06, 0x00050000 | errno.EPERM)]
-    code += [_op(0x15, clone3, 0, 1), _op(0x06, 0x00050000 | errno.ENOSYS)]
-    code += [_op(0x15, clone, 0, 3), _op(0x20, 16), _op(0x45, CLONE_THREAD, 1, 0), _op(0x06, 0x00050000 | errno.EPERM)]
-    code += [_op(0x06, 0x7FFF0000)]
-    program = ctypes.create_string_buffer(b"".join(code))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(program)))
+    code = program(known)
+    kept = ctypes.create_string_buffer(code)
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(kept)))
     _prctl(SECCOMP, 2, ctypes.addressof(header))
+
+
+def program(known: _Calls) -> bytes:
+    """The filter of system calls for a processor."""
+    architecture, denied, clone, clone3, socketpair = known
+    refuse, allow = _op(0x06, 0x00050000 | errno.EPERM), _op(0x06, 0x7FFF0000)
+    code = [_op(0x20, 4), _op(0x15, architecture, 1, 0), _op(0x06, 0x80000000), _op(0x20, 0)]
+    code += [_op(0x35, X32, 0, 1), _op(0x06, 0x00050000 | errno.ENOSYS)]
+    for number in denied:
+        code += [_op(0x15, number, 0, 1), refuse]
+    code += [_op(0x15, clone3, 0, 1), _op(0x06, 0x00050000 | errno.ENOSYS)]
+    # a pair of datagram sockets is no wall: each can be given another address
+    code += [_op(0x15, socketpair, 0, 5), _op(0x20, 24), _op(0x54, 0xF), _op(0x15, socket.SOCK_DGRAM, 0, 1), refuse, allow]
+    code += [_op(0x15, clone, 0, 3), _op(0x20, 16), _op(0x45, CLONE_THREAD, 1, 0), refuse]
+    return b"".join([*code, allow])
 
 
 def _op(code: int, value: int, then: int = 0, other: int = 0) -> bytes:

@@ -337,11 +337,14 @@ def open_folder():
 
 def test_sockets_of_the_machine_are_out_of_reach(bench, open_folder):
     addresses = [str(open_folder / "s"), f"\0{open_folder.name}"]
-    with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
+    letters = str(open_folder / "d")
+    with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as box:
         for listener, address in zip((named, abstract), addresses, strict=True):
             listener.bind(address)
             listener.listen()
         (open_folder / "s").chmod(0o777)
+        box.bind(letters)
+        (open_folder / "d").chmod(0o777)
         log = bench.output(f"""
             import socket
             for address in {addresses!r}:
@@ -350,6 +353,11 @@ def test_sockets_of_the_machine_are_out_of_reach(bench, open_folder):
                     print("connected", address)
                 except OSError:
                     pass
+            try:
+                socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b"x", {letters!r})
+                print("sent a letter")
+            except OSError:
+                pass
             a, b = socket.socketpair()
             a.send(b"x")
             print(b.recv(1))

@@ -276,6 +276,8 @@ def decide(program: bytes, audit: int, number: int, arguments: tuple[int, ...]) 
             return value
         if code == seccomp.LOAD:
             accumulator = struct.unpack_from("=I", data, value)[0]
+        elif code == seccomp.AND:
+            accumulator &= value
         else:
             holds = accumulator == value if code == seccomp.EQUAL else accumulator >= value
             line += yes if holds else no
@@ -287,7 +289,7 @@ words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2, 10]))
 @given(
     st.sampled_from(sorted(seccomp.CALLS)),
     st.booleans(),
-    st.one_of(st.integers(0, 500), st.sampled_from([41, 198, 302, 261, 76, 45, 425, 250, 0x40000000, 0x40000029])),
+    st.one_of(st.integers(0, 500), st.sampled_from([41, 198, 53, 199, 302, 261, 76, 45, 425, 250, 0x40000000, 0x40000029])),
     st.tuples(*[words] * 6),
 )
 def test_the_filter_denies_what_it_should_and_nothing_else(machine, truncate, number, arguments):
@@ -298,6 +300,7 @@ def test_the_filter_denies_what_it_should_and_nothing_else(machine, truncate, nu
         return
     denied = number in calls.denied or (truncate and number == calls.truncate)
     denied |= number == calls.socket and arguments[0] & 0xFFFFFFFF == socket.AF_UNIX
+    denied |= number == calls.socketpair and arguments[1] & 0xF == socket.SOCK_DGRAM
     denied |= number == calls.prlimit64 and arguments[0] & 0xFFFFFFFF != 0 and arguments[2] != 0
     assert answer == (seccomp.FAIL | errno.EPERM if denied else seccomp.ALLOW)
 

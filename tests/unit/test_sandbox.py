@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mlaas import sandbox
 
 CODE = """
 import ctypes, json, os, socket, sys, threading
@@ -45,6 +50,7 @@ print(json.dumps({
     "spawn": outcome(lambda: os.posix_spawn("/bin/true", ["true"], {})),
     "tcp": outcome(lambda: socket.socket()),
     "unix": outcome(lambda: socket.socket(socket.AF_UNIX)),
+    "letter": outcome(lambda: socket.socketpair(type=socket.SOCK_DGRAM)),
     "signal": outcome(lambda: os.kill(os.getppid(), 0)),
     "memory": outcome(lambda: bytearray(3 * 10**9)),
     "become root": outcome(lambda: os.setuid(0)) if os.geteuid() else "PermissionError",
@@ -52,6 +58,7 @@ print(json.dumps({
     "privileges": all(line in Path("/proc/self/status").read_text() for line in ("NoNewPrivs:\\t1", "CapEff:\\t0000000000000000")),
 }))
 """
+DENIED = {"x86_64": {41, 57, 101, 425}, "aarch64": {117, 198, 221, 425}}  # socket, ptrace, fork or execve, io_uring_setup
 MAY = {"read allowed", "read python", "write scratch", "thread"}
 
 
@@ -88,3 +95,35 @@ def test_the_folder_above_what_is_open_counts(tmp_path, monkeypatch):
     assert open_to_all(".")  # where it is already
     (inner / "file").chmod(0o600)
     assert not open_to_all(".")
+
+
+def decide(program: bytes, architecture: int, number: int, *arguments: int) -> int:
+    """What a filter answers, step by step as the kernel does."""
+    data = struct.pack("=IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    accumulator = line = 0
+    while True:
+        code, yes, no, value = struct.unpack_from("=HBBI", program, line * 8)
+        line += 1
+        if code == 0x06:
+            return value
+        if code == 0x20:
+            accumulator = struct.unpack_from("=I", data, value)[0]
+        elif code == 0x54:
+            accumulator &= value
+        else:
+            line += yes if {0x15: accumulator == value, 0x35: accumulator >= value, 0x45: accumulator & value}[code] else no
+
+
+@pytest.mark.parametrize("machine", sorted(sandbox.CALLS))
+def test_the_filter_knows_every_way_to_name_a_call(machine):
+    architecture, _, clone, clone3, pair = known = sandbox.CALLS[machine]
+    program = sandbox.program(known)
+    allow, eperm, enosys = 0x7FFF0000, 0x00050001, 0x00050000 + errno.ENOSYS
+    assert {decide(program, architecture, number) for number in DENIED[machine]} == {eperm}
+    assert decide(program, architecture + 1, 0) == 0x80000000
+    assert {decide(program, architecture, sandbox.X32 + number) for number in (0, 41, 57)} == {enosys}
+    assert decide(program, architecture, clone3) == enosys
+    assert [decide(program, architecture, clone, flags) for flags in (0, sandbox.CLONE_THREAD)] == [eperm, allow]
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    assert [decide(program, architecture, pair, 1, kind) for kind in kinds] == [allow, eperm, eperm]
+    assert decide(program, architecture, 0) == allow
