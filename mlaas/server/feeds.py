@@ -18,6 +18,7 @@ from sse_starlette import ServerSentEvent
 from mlaas.errors import MLaaSError
 from mlaas.jobs.states import ENDED, State
 from mlaas.store.records import JobRecord
+from mlaas.web import stopping
 
 log = logging.getLogger(__name__)
 INTERVAL = 0.5
@@ -45,6 +46,7 @@ class Feed:
     def __init__(self, view: View) -> None:
         self.view = view
         self.watchers = 0
+        self.closed = False
         self._changed = asyncio.Event()
 
     def show(self, view: View) -> None:
@@ -54,10 +56,15 @@ class Feed:
             self._changed.set()
             self._changed = asyncio.Event()
 
+    def close(self) -> None:
+        """Wake those who wait: nothing more will be seen, as this process stops."""
+        self.closed = True
+        self._changed.set()
+
     async def after(self, seen: View, timeout: float | None) -> View:
         """The view once it differs from what was seen. Raises TimeoutError."""
         async with asyncio.timeout(timeout):
-            while self.view == seen:
+            while self.view == seen and not self.closed:
                 await self._changed.wait()
         return self.view
 
@@ -89,8 +96,9 @@ class Feeds:
     async def _follow(self, job: str, feed: Feed) -> None:
         try:
             while feed.watchers >= 0 and not feed.view.over:
-                await asyncio.sleep(self._interval)
-                if not feed.watchers:
+                if not await stopping.pause(self._interval):
+                    feed.close()
+                if not feed.watchers or feed.closed:
                     break
                 try:
                     feed.show(await run_in_threadpool(self._look, job))
@@ -127,6 +135,8 @@ async def events(
             try:
                 view = await feed.after(view, max(until - time.time(), 0) if until else None)
             except TimeoutError:
+                return
+            if feed.closed and not view.over:
                 return
 
 

@@ -24,6 +24,8 @@ from mlaas.web.problem import Problem
 
 RESULT = "result"
 KEEP_ALIVE = 15
+GRACE = 3
+"""Seconds that a stream gets to end by itself when the process stops."""
 
 
 def submit(parts: Context, identity: Identity, request: wire.JobRequest, *, key: str = "", published: bool = False) -> JobRecord:
@@ -98,7 +100,7 @@ def events(parts: Context, identity: Identity, job: JobRecord, offset: int) -> E
         offset=offset,
         until=identity.expires,
     )
-    return EventSourceResponse(stream, ping=KEEP_ALIVE)
+    return EventSourceResponse(stream, ping=KEEP_ALIVE, shutdown_grace_period=GRACE)
 
 
 def metrics(parts: Context, job: JobRecord) -> wire.Metrics:

@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from mlaas.models.staging import is_full
+from mlaas.server import metrics
 from mlaas.server.deps import Context
 from mlaas.sizes import write_size
 from mlaas.web.problem import Problem
@@ -65,8 +66,9 @@ def receive(request: Request, parts: Context, *, most: int | None = None) -> Abs
 async def received(request: Request, folder: Path, limits: Limits, *, part: str = "file") -> AsyncIterator[Upload]:
     """Give what the request carries as a file in `folder`: the part `part` of a form, or the whole body of another content type.
 
-    Raises Problem: 400 (not a form, cut off), 408 (stalled), 411 is never asked for, 413 (too large), 422 (no such part), 507 (disk full).
+    Raises Problem: 400 (not a form, cut off), 408 (stalled), 413 (too large), 422 (no such part), 507 (disk full).
     """
+    outcome = "refused"
     _check_length(request, limits)
     await run_in_threadpool(folder.mkdir, 0o700, True, True)
     path = folder / f"upload-{secrets.token_hex(16)}"
@@ -76,8 +78,10 @@ async def received(request: Request, folder: Path, limits: Limits, *, part: str 
             await _check_free(path, limits)
             filename, fields = await _receive(request, sink, part)
             await sink.flush()
+        outcome = "received"
         yield Upload(path, filename, sink.size, fields)
     finally:
+        metrics.UPLOADS.labels(outcome).inc()
         with suppress(FileNotFoundError):
             await asyncio.shield(run_in_threadpool(path.unlink))
 
@@ -136,6 +140,7 @@ class _Sink:
         data, self._pending = self._pending, bytearray()
         try:
             await run_in_threadpool(_write, self._file, data)
+            metrics.UPLOADED.inc(len(data))
         except OSError as error:
             if is_full(error):
                 raise Problem(507, "the disk of the service is full; try again later, or tell its administrator") from None
