@@ -37,7 +37,14 @@ def test_curves_of_a_training():
     assert [chart.title for chart in made] == ["Loss", "AUC"]
     assert made[0].summary == "Loss: training 0.5, validation 0.52"
     assert [text for _, text in made[0].x_ticks] == ["1", "2"]
-    assert charts([]) == []
+    assert charts([]) == charts([{"loss": 0.7}]) == []
+
+
+def test_ticks_can_be_told_apart():
+    for low, high in ((0.67970, 0.67976), (1e-9, 2e-9), (-3.0, 5e7), (0.5, 0.7), (1e12, 1e12 + 1)):
+        (chart,) = charts([{"loss": low}, {"loss": high}])
+        labels = [text for _, text in chart.y_ticks]
+        assert len(set(labels)) == len(labels) or high - low < 1e-6 * high, labels
 
 
 def test_a_long_training_is_thinned_out_and_keeps_its_ends():

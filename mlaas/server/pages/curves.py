@@ -60,20 +60,25 @@ def _values(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, fl
 
 def _chart(title: str, series: Mapping[str, list[tuple[int, float]]]) -> Chart:
     points = [point for values in series.values() for point in values]
-    if not points:
+    last = max((place for place, _ in points), default=0)
+    if last < 2:  # one point is no curve; the figures stand below
         return Chart(title, (), (), ())
-    last = max(place for place, _ in points)
     ticks = _ticks(min(value for _, value in points), max(value for _, value in points))
     low, high = ticks[0], ticks[-1]
 
     def x(place: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (0.5 if last == 1 else (place - 1) / (last - 1)), 1)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (place - 1) / (last - 1), 1)
 
     def y(value: float) -> float:
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low), 1)
 
     curves = tuple(_curve(name, [(x(place), y(value)) for place, value in values], values[-1][1]) for name, values in series.items() if values)
-    return Chart(title, curves, tuple((x(place), str(place)) for place in _places(last)), tuple((y(value), f"{value:.4g}") for value in ticks))
+    return Chart(
+        title,
+        curves,
+        tuple((x(place), str(place)) for place in _places(last)),
+        tuple((y(value), _label(value, ticks[1] - ticks[0])) for value in ticks),
+    )
 
 
 def _curve(name: str, points: list[tuple[float, float]], last: float) -> Curve:
@@ -89,6 +94,15 @@ def _ticks(low: float, high: float) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
     first, end = math.floor(low / step), math.ceil(high / step)
     return [number * step for number in range(first, end + 1)]
+
+
+def _label(value: float, step: float) -> str:
+    """A tick's value with the digits that tell it from the next."""
+    if not 1e-6 < step < 1e6:
+        return f"{value:.3g}"
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _places(last: int) -> list[int]:
