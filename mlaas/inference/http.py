@@ -21,6 +21,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 COMPRESSED_FROM = 1024  # bytes; below it compression makes answers larger and slower
+STALLED = 20.0  # s without a byte, and
+SLOWEST = 120.0  # s for a whole body: as long as it comes, it takes of the room for the bodies of all
 THREAD_FROM = 256 * 1024  # bytes; to pack or unpack more would hold up other requests
 
 
@@ -66,7 +68,7 @@ class Gone(Exception):  # noqa: N818 - nobody is told
 
 
 async def read(request: Request, bodies: Bodies) -> bytes:
-    """The body of a request, unpacked. Raises Problem (413 too large, 415 packed in an unknown way, 400 damaged, 503), and Gone."""
+    """The body of a request, unpacked. Raises Problem (413 too large, 408 too slow, 415 packed in an unknown way, 400 damaged, 503), and Gone."""
     message = await request.receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body") or message["type"] != "http.request":
@@ -87,6 +89,7 @@ async def _rest(request: Request, bodies: Bodies, message: MutableMapping[str, A
         raise _too_large(bodies.limit)
     parts: list[bytes] = []
     size = 0
+    until = asyncio.get_running_loop().time() + SLOWEST
     try:
         while True:
             if message["type"] != "http.request":
@@ -101,9 +104,18 @@ async def _rest(request: Request, bodies: Bodies, message: MutableMapping[str, A
             parts.append(part)
             if not message.get("more_body"):
                 return b"".join(parts)
-            message = await request.receive()
+            message = await _next(request, until)
     finally:
         bodies.held -= size
+
+
+async def _next(request: Request, until: float) -> MutableMapping[str, Any]:
+    """The next piece of a body. Raises Problem 408."""
+    try:
+        async with asyncio.timeout_at(min(until, asyncio.get_running_loop().time() + STALLED)):
+            return await request.receive()
+    except TimeoutError:
+        raise Problem(408, "the body comes too slowly; send it again", headers={"Connection": "close"}) from None
 
 
 def unpack(body: bytes, packed: bytes, limit: int) -> bytes:

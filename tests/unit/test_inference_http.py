@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlaas.inference import http
 from mlaas.inference.http import Answer, Bodies, Gone, Request, read, reply, unpack
 from mlaas.web.problem import Problem
 
@@ -85,6 +87,21 @@ def test_the_bodies_of_all_requests_together_are_bounded():
 def test_a_client_that_goes_away():
     with pytest.raises(Gone):
         body(request(b"x", end=False), Bodies(100, 100))
+
+
+@pytest.mark.parametrize(("limit", "pause"), [("STALLED", 60), ("SLOWEST", 0.001)])
+def test_who_sends_too_slowly_gives_the_room_back(monkeypatch, limit, pause):
+    monkeypatch.setattr(http, limit, 0.05)
+    pauses = chain([0], repeat(pause))
+
+    async def receive() -> Any:
+        await asyncio.sleep(next(pauses))
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    bodies = Bodies(10**6, 10**6)
+    with pytest.raises(Problem, match="too slowly") as caught:
+        body(Request({"method": "POST", "headers": []}, receive), bodies)
+    assert (caught.value.status, caught.value.headers["Connection"], bodies.held) == (408, "close", 0)
 
 
 @pytest.mark.parametrize(
