@@ -209,7 +209,7 @@ def _summary(demo: Demo, seconds: float) -> None:
     print(f"  training   {max(rates):,.0f} events/s in the fastest epoch")
     print(f"  bundle     {bundle}\n  report     {bundle / 'report' / 'index.html'}")
     print(f"  web page   {demo.server}{f'/?token={token}' if sys.stdout.isatty() else ''}")
-    print(f"  commands   export MLAAS_DATA={demo.folder / 'data'}; then mlaas jobs, mlaas models, mlaas submit ...")
+    print(f"  commands   export MLAAS_DATA={demo.folder / 'data'}; then {Path(sys.executable).with_name('mlaas')} jobs (models, submit, ...)")
 
 
 def main() -> int:
