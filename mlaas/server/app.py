@@ -71,6 +71,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await parts.inference.aclose()
+        parts.pool.shutdown(wait=False, cancel_futures=True)
         parts.engine.dispose()
 
 

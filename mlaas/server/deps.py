@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated
+from functools import partial
+from typing import Annotated, ParamSpec, TypeVar
 
 import httpx
 from fastapi import Depends, Query, Request, Security
@@ -24,6 +28,10 @@ from mlaas.web.problem import Problem
 from mlaas.workspaces import Workspaces
 
 EVERYBODY = "*"
+SLOW = 8
+"""Uploads that are unpacked, and models that are packed, at a time."""
+P = ParamSpec("P")
+R = TypeVar("R")
 BEARER = HTTPBearer(
     scheme_name="bearer",
     auto_error=False,
@@ -43,6 +51,12 @@ class Context:
     catalogue: Catalogue
     inference: httpx.AsyncClient
     feeds: Feeds = field(repr=False)
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(SLOW, "slow"), repr=False)
+
+    async def slowly(self, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+        """Call what takes seconds (unpacking, packing) in one of a few threads of its own, so that short requests never wait for it."""
+        call = partial(contextvars.copy_context().run, partial(function, *arguments, **options))
+        return await asyncio.get_running_loop().run_in_executor(self.pool, call)
 
 
 def context_of(request: Request) -> Context:

@@ -176,9 +176,10 @@ def logs(parts: Parts, identity: Reader, process_name: ProcessName) -> Response:
     response_class=Response,
     responses=documented(400, 404, 416, 422, 507, shown=ARCHIVE),
 )
-def model(parts: Parts, identity: Reader, process_name: ProcessName) -> OpenFile:
+async def model(parts: Parts, identity: Reader, process_name: ProcessName) -> OpenFile:
     """The trained model as .tar.gz, its files at the top."""
-    return models.packed(parts, _model(parts, identity, process_name), folder="", filename=f"{process_name}.tar.gz")
+    found = await run_in_threadpool(_model, parts, identity, process_name)
+    return await parts.slowly(models.packed, parts, found, folder="", filename=f"{process_name}.tar.gz")
 
 
 @routes.post(
@@ -193,7 +194,7 @@ async def setup_tfaas(request: Request, parts: Parts, identity: Modifier, proces
     """Add a file (params.json, labels.txt, a document) to a trained model, which becomes its next version."""
     found = await run_in_threadpool(_model, parts, identity, process_name)
     async with receive(request, parts, most=attachments.LIMIT) as file:
-        await run_in_threadpool(attachments.attach, parts, found, file.filename, file.path)
+        await parts.slowly(attachments.attach, parts, found, file.filename, file.path)
     return PlainTextResponse(UPLOADED)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 
 from mlaas.auth.identity import Identity
 from mlaas.server.deps import Context
@@ -20,7 +19,7 @@ NAMED = re.compile(NAME.strip("^$"))
 async def upload_workspace(request: Request, parts: Context, identity: Identity, name: str) -> WorkspaceRecord:
     """Receive an archive and make it a workspace. Raises Problem and what `Workspaces.store` raises; nothing is left then."""
     async with receive(request, parts) as found:
-        return await run_in_threadpool(parts.workspaces.store, identity.tenant, name, found.path)
+        return await parts.slowly(parts.workspaces.store, identity.tenant, name, found.path)
 
 
 def find(parts: Context, tenant: str, name: str) -> WorkspaceRecord:

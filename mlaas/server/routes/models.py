@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path, Query, Response
+from fastapi.concurrency import run_in_threadpool
 
 from mlaas.models.manifest import NAME
 from mlaas.server import documents, models, paging, wire
@@ -73,9 +74,9 @@ def report(parts: Parts, identity: Reader, model: ModelName, version: VersionNam
     response_class=Response,
     responses=download("application/gzip") | problems(507),
 )
-def archive(parts: Parts, identity: Reader, model: ModelName, version: VersionName) -> Response:
+async def archive(parts: Parts, identity: Reader, model: ModelName, version: VersionName) -> Response:
     """A version as .tar.gz, in one folder named like the model, as TFaaS takes it."""
-    return models.packed(parts, models.find_version(parts, identity, model, version))
+    return await parts.slowly(models.packed, parts, await run_in_threadpool(models.find_version, parts, identity, model, version))
 
 
 @routes.delete("/{model}", status_code=204, operation_id="delete_model", dependencies=SECURED, responses=problems(404, 422))
