@@ -44,6 +44,10 @@ class StepError(Exception):
     """A step of the demo failed; it has said why."""
 
 
+class EnoughError(Exception):
+    """Ctrl-C after everything was shown: the demo ends well."""
+
+
 class Demo:
     """A folder, a running service, and the shell that the commands are for."""
 
@@ -88,8 +92,10 @@ def run(folder: Path, events: int, once: bool) -> None:
         _summary(demo, time.monotonic() - began)
         if not once:
             print("\nThe service goes on until you press Ctrl-C.", flush=True)
-            with suppress(KeyboardInterrupt):
+            try:
                 signal.pause()
+            except KeyboardInterrupt as error:
+                raise EnoughError from error
 
 
 def _upload(demo: Demo, events: int) -> None:
@@ -225,6 +231,8 @@ def main() -> int:
     except StepError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except EnoughError:
+        return 0
     except KeyboardInterrupt:
         return 130
     return 0
