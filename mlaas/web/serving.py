@@ -96,7 +96,7 @@ def _config(app: _Application, bound: socket.socket, settings: Settings, workers
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
-        timeout_worker_healthcheck=30,
+        timeout_worker_healthcheck=20,
         backlog=BACKLOG,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from multiprocessing.connection import wait
 
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
@@ -42,6 +43,19 @@ class _Worker(Process):
         if self._server is None:
             self._server = self._kind(self.config)
         return self._server
+
+    def is_alive(self, timeout: float = 5) -> bool:
+        """Whether the process runs and answers in time; one that dies instead of answering is noticed at once."""
+        if not self.process.is_alive():
+            return False
+        try:
+            self.parent_conn.send(b"ping")
+            if self.parent_conn in wait([self.parent_conn, self.process.sentinel], timeout):
+                self.parent_conn.recv()
+                return True
+        except (OSError, EOFError):
+            pass
+        return False
 
 
 class Workers(Multiprocess):
