@@ -11,60 +11,68 @@ from typing import Any
 import numpy as np
 
 from mlaas.errors import DataError
+from mlaas.inference.plain import is_plain
 from mlaas.models.bundle import Bundle
 from mlaas.models.engine import load_engine
 from mlaas.models.manifest import Manifest, TensorRecord, TensorsRecord
 from mlaas.models.tensors import DTYPES, Array, TensorModel, load_tensors, matrix_width
 
-ROWS = (1, 64)
+ROWS = (1, 64, 1024)
 REPEATS = 20
 PATIENCE = 0.5  # s; a model that takes longer for its rows is slow anyway
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in its process. rows: whether requests may be put together along the first axis of every tensor."""
+    """A model in its process. rows: whether requests may be put together along the first axis of every tensor.
+
+    before: the most memory in bytes that the process had without the model.
+    """
 
     model: TensorModel
     rows: bool
     plain: bool
+    before: int
 
 
 def load(bundle: Bundle, threads: int) -> Loaded:
     """Load a bundle of any kind; its code may run. Raises BundleError, MissingExtraError."""
     manifest = bundle.manifest
+    before = _peak_without_model(manifest)
     if manifest.tensors is None:
-        return Loaded(_trained(bundle, threads), rows=True, plain=manifest.engine == "onnx" and plain(bundle.path / "model.onnx"))
+        return Loaded(_trained(bundle, threads), rows=True, plain=manifest.engine == "onnx" and is_plain(bundle.path / "model.onnx"), before=before)
     model = load_tensors(bundle.path, manifest.native.form, manifest.tensors, threads)
-    return Loaded(model, rows=_by_rows(model.record), plain=False)
-
-
-def plain(path: Path) -> bool:
-    """Whether an ONNX graph has no loops, branches, functions, foreign operators or other files: it then takes about the same time for any values."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False)
-    domains = {entry.domain for entry in graph.opset_import} | {node.domain for node in graph.graph.node}
-    return (
-        not graph.functions
-        and domains <= {"", "ai.onnx", "ai.onnx.ml"}
-        and all(node.op_type not in {"Loop", "Scan", "If", "SequenceMap"} for node in graph.graph.node)
-        and all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in graph.graph.initializer)
-    )
+    return Loaded(model, rows=_by_rows(model.record), plain=False, before=before)
 
 
 def describe(loaded: Loaded) -> dict[str, Any]:
-    """What the workers must know: inputs, outputs, whether it is plain, and the seconds that it takes for 1 and 64 rows of zeros.
+    """What the workers must know: inputs, outputs, whether it is plain, the seconds that it takes for some rows of zeros, and the bytes for the most.
 
     Raises what the model raises on zeros of a fully known shape; a model whose shapes are open is not timed when it refuses them.
     """
     record = loaded.model.record
+    seconds = {str(rows): seconds for rows in ROWS if (seconds := _seconds(loaded, rows)) is not None}
     return {
         "record": record.model_dump(),
         "plain": loaded.plain,
         "rows": loaded.rows,
-        "seconds": {str(rows): seconds for rows in ROWS if (seconds := _seconds(loaded, rows)) is not None},
+        "seconds": seconds,
+        "memory": max(0, _peak() - loaded.before),
     }
+
+
+def _peak_without_model(manifest: Manifest) -> int:
+    """What the process takes by itself, with the library that graphs need in every process."""
+    if manifest.engine == "onnx":
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    return _peak()
+
+
+def _peak() -> int:
+    """The most memory that this process has had, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _trained(bundle: Bundle, threads: int) -> TensorModel:

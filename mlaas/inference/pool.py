@@ -185,7 +185,7 @@ class ModelPool:
             record = await self._probed(found, bundle)
             if probes.is_fast(record):
                 engine = await asyncio.to_thread(_engine, bundle)
-                return Inline(found, bundle, features, TensorsRecord.model_validate(record["record"]), engine)
+                return Inline(found, bundle, features, TensorsRecord.model_validate(record["record"]), engine, int(record["memory"]))
         remote = Remote(self.keeper, self._settings, f"{found.path}", found.tenant, found.path)
         await remote.open()
         return Isolated(found, bundle, features, TensorsRecord.model_validate(remote.record["record"]), remote)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from contextlib import suppress
 from importlib import metadata
@@ -13,21 +14,27 @@ from typing import Any
 from mlaas.models.bundle import Bundle
 from mlaas.models.manifest import MANIFEST
 
-FAST = 5e-3  # s for 64 rows: what the event loop of a worker can spare
+FAST = {"1": 5e-3, "64": 5e-3, "1024": 0.16}
+"""Seconds for rows: what the event loop of a worker can spare. What grows faster than the rows is not for it."""
+MEMORY = 2**29
+"""Bytes that a graph may take inside a worker, beside its file."""
+FORMAT = 2  # of the records
 MOST = 2000
 MAX_BYTES = 2**20
 
 
 def is_fast(record: dict[str, Any]) -> bool:
-    """Whether a graph may run in the event loop of a worker: plain, and fast for 1 and for 64 rows."""
+    """Whether a graph may run in the event loop of a worker: plain, and fast and small for a few rows and for many."""
     seconds = record.get("seconds", {})
-    return bool(record.get("plain")) and set(seconds) == {"1", "64"} and max(seconds.values()) <= FAST
+    if not record.get("plain") or set(seconds) != set(FAST) or record.get("memory", math.inf) > MEMORY:
+        return False
+    return all(seconds[rows] <= most for rows, most in FAST.items())
 
 
 def place(folder: Path, bundle: Bundle) -> Path:
     """The file of a bundle's record: by its manifest, which has the digests of all else, and by what runs it."""
     digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes())
-    digest.update(f"{metadata.version('onnxruntime')} {metadata.version('mlaas')} {os.cpu_count()}".encode())
+    digest.update(f"{FORMAT} {metadata.version('onnxruntime')} {metadata.version('mlaas')} {os.cpu_count()}".encode())
     return folder / "probes" / f"{digest.hexdigest()}.json"
 
 

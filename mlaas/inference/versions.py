@@ -61,15 +61,15 @@ class Version:
 
 
 class Inline(Version):
-    """A plain, fast ONNX graph that this worker runs itself."""
+    """A plain, fast ONNX graph that this worker runs itself. memory: bytes that it took when it was tried out."""
 
     inline = True
     platform = "onnxruntime_onnx"
 
-    def __init__(self, found: Found, bundle: Bundle, features: Features | None, record: TensorsRecord, engine: Engine) -> None:
+    def __init__(self, found: Found, bundle: Bundle, features: Features | None, record: TensorsRecord, engine: Engine, memory: int = 0) -> None:
         super().__init__(found, bundle, features, record)
         self._run = engine.run
-        self.size = 2 * (bundle.path / "model.onnx").stat().st_size
+        self.size = max(memory, 2 * (bundle.path / "model.onnx").stat().st_size)
 
     def run(self, x: Matrix, mask: Matrix | None = None) -> Scores:
         """Canonical scores of a matrix (n, width), at once."""

@@ -31,7 +31,8 @@ FAST = {
     },
     "plain": True,
     "rows": True,
-    "seconds": {"1": 1e-5, "64": 1e-4},
+    "seconds": {"1": 1e-5, "64": 1e-4, "1024": 1e-3},
+    "memory": 0,
 }
 
 
@@ -182,8 +183,11 @@ def test_a_changed_graph_is_refused(make):
 
 def test_only_plain_and_fast_graphs_run_inside_a_worker():
     assert probes.is_fast(FAST)
-    for change in ({"plain": False}, {"seconds": {"1": 1e-5}}, {"seconds": {"1": 1e-5, "64": 1e-2}}, {"seconds": {}}):
-        assert not probes.is_fast(FAST | change)
+    slow = [FAST["seconds"] | change for change in ({"64": 1e-2}, {"1024": 0.2})]
+    for seconds in ({"1": 1e-5}, {}, *slow):
+        assert not probes.is_fast(FAST | {"seconds": seconds})
+    assert not probes.is_fast(FAST | {"plain": False})
+    assert not probes.is_fast(FAST | {"memory": 10**9})
 
 
 def test_damaged_records_of_probes_are_measured_again(tmp_path):
