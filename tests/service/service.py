@@ -20,6 +20,10 @@ from typing import Any
 
 import httpx
 
+from mlaas.jobs import runners
+from mlaas.places import Places
+from mlaas.settings import Settings
+
 _uids = count(1_000_500 + os.getpid() % 40_000 * 1000, 20)
 """Jobs run as user ids that no other service on this machine has: as root, a runner ends what still runs as the user id of an ended job."""
 START = 120  # s
@@ -85,8 +89,13 @@ class Service:
 
 
 @contextmanager
-def running(data: Path, environment: Mapping[str, str] | None = None, *, ca: Path | None = None, **settings: Any) -> Iterator[Service]:
-    """The service on a data folder, until the block ends. settings: of `mlaas.settings`, by name; environment: more variables."""
+def running(
+    data: Path, environment: Mapping[str, str] | None = None, *, ca: Path | None = None, jobs_go_on: bool = False, **settings: Any
+) -> Iterator[Service]:
+    """The service on a data folder, until the block ends. settings: of `mlaas.settings`, by name; environment: more variables.
+
+    jobs_go_on: leave running jobs to another service on the same folder.
+    """
     values = {"data": data, "host": "127.0.0.1", "port": 0, "inference_port": 0, "grpc_port": 0, "inference_workers": 1, "free_disk": 1, **settings}
     values.setdefault("job_uid_base", next(_uids))
     values.setdefault("inference_poll", 0.2)
@@ -113,6 +122,21 @@ def running(data: Path, environment: Mapping[str, str] | None = None, *, ca: Pat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if not jobs_go_on:
+            _end_jobs(data)
+
+
+def _end_jobs(data: Path) -> None:
+    """End the jobs that the service has left running, as it should, for nobody will look after them."""
+    runner = runners.of(Settings(data=data), Places.of(Settings(data=data)))
+    folders = {task: data / "jobs" / task.rpartition("-")[0] for task in runner.tasks(data / "jobs")}
+    for task, folder in folders.items():
+        runner.cancel(task, folder, grace=0)
+    until = time.monotonic() + STOP
+    for task, folder in folders.items():
+        while (status := runner.poll(task, folder)) is not None and status.running and time.monotonic() < until:
+            time.sleep(0.05)
+        runner.cleanup(task, folder)
 
 
 def _started(process: subprocess.Popen[bytes], record: Path, log: Path) -> dict[str, str]:

@@ -147,7 +147,7 @@ def test_the_figures_of_jobs(service, trained):
 
 
 def test_streams_end_and_jobs_go_on_when_the_server_stops(tmp_path, folder):
-    with running(tmp_path / "data") as service:
+    with running(tmp_path / "data", jobs_go_on=True) as service:
         with service.client() as http:
             http.put("/api/v1/workspaces/tth", content=packed(folder)).raise_for_status()
             job = submitted(http, model="slow.py")
