@@ -91,6 +91,19 @@ def test_another_task_of_the_same_user_is_left_alone(processes, beating):
     assert not processes.still(other, "beat")
 
 
+@pytest.mark.skipif(USER is None, reason="only root gives each tenant a user of its own")
+def test_a_task_of_another_service_with_the_same_user_is_left_alone(processes, beating, request, tmp_path):
+    task, watcher = beating
+    with closing(make("process", tmp_path / "other", request)) as service:
+        other = service.start(BEATING, job="elsewhere")  # ids of jobs are random: no two services have the same
+        service.appears(other, "beat")
+        watcher.kill()
+        assert processes.wait(task).end == "lost"
+        assert processes.still(task, "beat")
+        assert not service.still(other, "beat")
+        assert service.status(other).running
+
+
 def test_sigterm_to_the_shim_is_the_machine_going_down(processes):
     task = processes.start("escape('beat')\ntime.sleep(60)")
     processes.appears(task, "beat")

@@ -93,7 +93,7 @@ class ProcessRunner:
         status = files.status(task)
         if status is None or not status.running:
             return status
-        tree.end_marked(task, self._sole_user(plan))
+        tree.end_marked(task, plan.user)
         status = replace(status, end="lost", finished=time.time())
         files.write_status(task, status)
         return status
@@ -116,7 +116,7 @@ class ProcessRunner:
         status = self.poll(task, folder)
         if plan is None or plan.id != task or (status is not None and status.running):
             return
-        tree.end_marked(task, self._sole_user(plan))
+        tree.end_marked(task, plan.user)
         files.forget_plan()
 
     def tasks(self, jobs: Path) -> list[str]:
@@ -158,11 +158,6 @@ class ProcessRunner:
             time_limit=task.time_limit,
             log_limit=task.log_limit,
         )
-
-    def _sole_user(self, plan: Plan) -> int | None:
-        """The user of a task when no other task runs as that one: then every process of it may go."""
-        others = [other.user for other in running(self._places.data / "jobs") if other.id != plan.id]
-        return None if plan.user in others else plan.user
 
     def _wait(self, task: Task) -> Status | None:
         until = time.monotonic() + START_TIME

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 MARKER = "MLAAS_TASK"
+SHIM = "mlaas.jobs.runners.shim"
 KILL_TIME = 30.0  # s; a process in an uninterruptible call cannot be waited for longer
 
 
@@ -117,9 +118,10 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def end_marked(task: str, user: int | None = None) -> int:
-    """Kill processes that carry a task's marker in their environment, and all of `user` when given. How many there were.
+    """Kill processes that carry a task's marker in their environment, and all of `user`, when given, that no shim watches. How many there were.
 
-    For what a shim that was killed has left: while it lives, it finds its processes itself.
+    For what a shim that was killed has left: while it lives, it finds its processes itself. Those of other tasks of the same user, also of another
+    service on this machine, have a living shim above them.
     """
     count = 0
     deadline = time.monotonic() + KILL_TIME
@@ -133,7 +135,7 @@ def end_marked(task: str, user: int | None = None) -> int:
 
 
 def _belongs(pid: int, task: str, user: int | None) -> bool:
-    return _is_marked(pid, task) or (user is not None and _is_of(pid, user))
+    return _is_marked(pid, task) or (user is not None and _is_of(pid, user) and not _is_watched(pid, user))
 
 
 def _is_marked(pid: int, task: str) -> bool:
@@ -147,6 +149,14 @@ def _is_of(pid: int, user: int) -> bool:
     try:
         process = psutil.Process(pid)
         return user in process.uids() and _living(process)
+    except psutil.Error:
+        return False
+
+
+def _is_watched(pid: int, user: int) -> bool:
+    """Whether a shim, which the user cannot imitate, is above a process."""
+    try:
+        return any(SHIM in above.cmdline() and above.uids().real != user for above in psutil.Process(pid).parents())
     except psutil.Error:
         return False
 
