@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from mlaas.beneath import remove_tree
+from mlaas.beneath import remove_tree, usage_beneath
 from mlaas.models import archive
 from mlaas.models.bundle import Bundle, finish
 from mlaas.models.catalogue import Found
@@ -19,6 +19,7 @@ from mlaas.models.manifest import Manifest
 from mlaas.models.tfaas import LABELS, PARAMS
 from mlaas.server import models
 from mlaas.server.deps import Context
+from mlaas.sizes import write_size
 from mlaas.web.problem import Problem
 
 FOLDER = "attachments"
@@ -31,11 +32,12 @@ OWN = {"description", "options", "img_channels", "op", "timestamp"}
 
 
 def attach(parts: Context, found: Found, filename: str, source: Path) -> Bundle:
-    """Publish the next version of a model with a file added or replaced. Raises Problem 413 or 422, BundleError, ResourceError."""
+    """Publish the next version of a model with a file added or replaced. Raises Problem 413, 422 or 507, BundleError, ResourceError."""
     name = check_name(filename)
     if source.stat().st_size > LIMIT:
         raise Problem(413, f"the file is larger than {LIMIT // 10**6} MB, which is the most that a model takes beside it", field="file")
     bundle = models.opened(found)
+    _check_room(parts, found)
     folder = parts.places.uploads / f"attach-{secrets.token_hex(16)}"
     folder.mkdir(mode=0o700, parents=True)
     try:
@@ -45,6 +47,13 @@ def attach(parts: Context, found: Found, filename: str, source: Path) -> Bundle:
         return parts.catalogue.repository.publish(folder, found.tenant, found.model)
     finally:
         remove_tree(folder)
+
+
+def _check_room(parts: Context, found: Found) -> None:
+    """Raise Problem 507 when the owner of a model has no room for another version: it is a copy of the whole."""
+    limit = parts.settings.user_disk
+    if limit and parts.workspaces.usage(found.tenant) + usage_beneath(found.path) > limit:
+        raise Problem(507, f"another version would take more than {write_size(limit)}, which is all the disk of one user; delete some", field="file")
 
 
 def check_name(filename: str) -> str:

@@ -7,6 +7,7 @@ import os
 import secrets
 from contextlib import suppress
 
+from mlaas.auth.groups import members
 from mlaas.auth.identity import Identity
 from mlaas.beneath import open_beneath
 from mlaas.errors import BundleError
@@ -129,6 +130,17 @@ def packed(parts: Context, found: Found, *, folder: str | None = None, filename:
     # The same bundle gives the same bytes, so that a download can go on where it was cut off.
     tag = hashlib.sha256((found.path / MANIFEST).read_bytes() + top.encode()).hexdigest()[:32]
     return OpenFile(descriptor, filename or f"{found.model}-{found.version}.tar.gz", media_type="application/gzip", headers={"ETag": f'"{tag}"'})
+
+
+def share(parts: Context, identity: Identity, found: Found, group: str) -> None:
+    """Let the members of a group see and use a model.
+
+    Raises Problem 403 for a group that the caller is not in: names of shared models stand beside those that its members have, and could hide what
+    they mean. Administrators may name any.
+    """
+    if not identity.admin and not members(identity.groups, [group]):
+        raise Problem(403, f"you are not a member of the group {group!r}; models are shared with groups of one's own", field="group")
+    parts.catalogue.share(found.tenant, found.model, group)
 
 
 def remove(parts: Context, found: Found, number: int | None = None) -> None:

@@ -23,7 +23,7 @@ from mlaas.server import attachments, jobs, models
 from mlaas.server.deps import SECURED, Context, Creator, Modifier, Parts, Reader, known
 from mlaas.server.downloads import OpenFile
 from mlaas.server.durations import docker_status
-from mlaas.server.routing import BINARY, FORM, TEXTS, Reply, content, json_request
+from mlaas.server.routing import BINARY, FORM, TEXTS, Reply, content, known_json_request
 from mlaas.server.uploads import receive
 from mlaas.server.workspaces import NAMED, upload_workspace
 from mlaas.store.records import JobRecord
@@ -68,7 +68,7 @@ class Published(APIRoute):
 
         async def reply(request: Request) -> Response:
             try:
-                return await handle(await json_request(request) if takes_json else request)
+                return await handle(await known_json_request(request) if takes_json else request)
             except (MLaaSError, RequestValidationError, HTTPException) as error:
                 return told(errors.problem_of(error), tells_json)
 
@@ -100,8 +100,11 @@ FolderName = Annotated[str, Query(max_length=100, description="The name that the
 
 
 async def with_bearer(request: Request, _identity: Annotated[Identity, Depends(known)]) -> None:
-    """Refuse a GET that deletes unless its client itself sent a token. Raises Problem 403."""
-    if identify.bearer(request) is None:
+    """Refuse a GET that deletes unless its client itself sent a token. Raises Problem 403.
+
+    A gateway may put a token on what a browser asks for; a link on any page or in a letter would then delete. Only programs send no Sec-Fetch-Site.
+    """
+    if identify.bearer(request) is None or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise Problem(403, "this call deletes: send it with a token of its own (Authorization: Bearer TOKEN); for pages there is DELETE in API v1")
 
 

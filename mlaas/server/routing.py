@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlaas.web import identify
 from mlaas.web.problem import Problem
 
 JSON = {"application/json", "application/problem+json"}
@@ -78,9 +79,13 @@ class JsonRequest(Request):
         return self._json
 
 
-async def json_request(request: Request) -> JsonRequest:
-    """The request with its body read and parsed. Raises Problem 400 or 415; FastAPI would tell less of what is wrong."""
+async def known_json_request(request: Request) -> JsonRequest:
+    """The request with its body read and parsed. Raises Problem 400 or 415; FastAPI would tell less of what is wrong.
+
+    Nothing of a body is kept before its sender is known. Raises AuthError, as the route would a moment later.
+    """
     check_json(request)
+    await identify.identity(request)
     found = JsonRequest(request.scope, request.receive)
     await found.json()
     return found
@@ -100,7 +105,7 @@ class Route(APIRoute):
         handle, takes_json = super().get_route_handler(), self.body_field is not None
 
         async def reply(request: Request) -> Response:
-            return await handle(await json_request(request) if takes_json else request)
+            return await handle(await known_json_request(request) if takes_json else request)
 
         return reply
 

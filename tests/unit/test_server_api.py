@@ -392,6 +392,7 @@ def test_sharing_with_a_group(app, alice, bob, carol, publish):
     assert dora.get(f"/api/v1/models/{name}/versions/1/card").status_code == 200
     assert dora.get("/api/v1/models/ttH").json()["name"] == name
     for call in (
+        alice.post("/api/v1/models/ttH/shares", json={"group": "/atlas"}),  # she is not in it
         dora.delete(f"/api/v1/models/{name}"),
         dora.delete(f"/api/v1/models/{name}/versions/1"),
         dora.put(f"/api/v1/models/{name}/aliases/a", json={"version": 1}),
@@ -401,6 +402,7 @@ def test_sharing_with_a_group(app, alice, bob, carol, publish):
     problem(bob.get(f"/api/v1/models/{name}"), 404)
     assert [item["name"] for item in carol.get("/api/v1/models?tenant=*").json()["items"]] == [name]
     assert carol.put(f"/api/v1/models/{name}/aliases/a", json={"version": 1}).status_code == 200
+    assert carol.post(f"/api/v1/models/{name}/shares", json={"group": "/atlas"}).json()["groups"] == ["/atlas", "/cms/higgs"]
     assert alice.delete("/api/v1/models/ttH/shares", params={"group": "/cms/higgs"}).status_code == 204
     problem(dora.get(f"/api/v1/models/{name}"), 404)
     problem(alice.delete("/api/v1/models/ttH/shares", params={"group": "/cms/higgs"}), 404)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -168,6 +169,33 @@ def test_forms(alice, tmp_path, body, headers, status):
 def test_a_body_without_length_is_limited(alice, tmp_path):
     problem(alice.put("/api/v1/workspaces/x", content=(bytes(10**5) for _ in range(30))), 413)
     nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["/api/v1/jobs", "/submit"])
+def test_nothing_of_a_body_is_kept_for_who_is_not_known(app, call):
+    asked = []
+
+    async def receive():
+        asked.append(True)
+        return {"type": "http.request", "body": b" " * 1000, "more_body": len(asked) < 1000}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer nonsense")]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "method": "POST",
+        "path": call,
+        "raw_path": call.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }
+    asyncio.run(app(scope | {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1"}, receive, send))
+    assert (sent[0]["status"], asked) == (401, [])
 
 
 def test_a_full_disk(tmp_path):

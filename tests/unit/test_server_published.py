@@ -189,6 +189,14 @@ def test_files_that_a_model_does_not_take(alice, parts, luca, tmp_path, name, da
     assert server.leftovers(tmp_path) == []
 
 
+def test_another_version_needs_room(alice, parts, luca, tmp_path):
+    parts.settings.user_disk = 1000
+    answer = attached(alice, "note.txt", b"x")
+    assert (answer.status_code, "1 kB" in answer.text) == (507, True)
+    assert parts.catalogue.repository.versions(ALICE.tenant, "luca_1") == [1]
+    assert server.leftovers(tmp_path) == []
+
+
 def test_a_file_that_is_too_large_for_a_model(alice, parts, luca, tmp_path):
     assert attached(alice, "note.txt", bytes(17 * 10**6)).status_code == 413
     assert parts.catalogue.repository.versions(ALICE.tenant, "luca_1") == [1]
@@ -217,6 +225,8 @@ def test_a_browser_cannot_be_made_to_delete(app, alice):
         assert "token" in answer.text
     passed_on = {identify.FORWARDED: app.state.authenticator.internal_token(ALICE)}
     assert server.client(app, None).get("/delete_folder?name=luca", headers=passed_on).status_code == 403
+    for site in ("none", "cross-site", "same-site"):  # a link, and the gateway's token for the browser's session
+        assert alice.get("/delete_folder?name=luca", headers={"Sec-Fetch-Site": site}).status_code == 403
     assert alice.get("/api/v1/workspaces/luca").status_code == 200
 
 

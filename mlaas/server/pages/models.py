@@ -88,7 +88,7 @@ def share(request: Request, parts: Parts, who: Visitor, name: str, group: Short 
     identify.permit(who, "modify")
     found = models.find_own(parts, who, name)
     try:
-        parts.catalogue.share(found.tenant, found.model, group.strip())
+        models.share(parts, who, found, group.strip())
     except MLaaSError as error:
         return _show(request, parts, who, name, error)
     return to(_address(name), done=f"The members of {group.strip()} may use this model now.")

@@ -110,7 +110,7 @@ def remove_alias(parts: Parts, identity: Modifier, model: ModelName, alias: Alia
 def share(parts: Parts, identity: Modifier, model: ModelName, request: wire.ShareRequest) -> wire.Model:
     """Let the members of a group see and use a model. Again is no mistake."""
     found = models.find_own(parts, identity, model)
-    parts.catalogue.share(found.tenant, found.model, request.group)
+    models.share(parts, identity, found, request.group)
     return models.describe(parts, identity, found)
 
 
