@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 
-from mlaas.jobs.runners.base import Status
+from mlaas.jobs.runners.base import CRASHES, Status
 from mlaas.jobs.states import State
 from mlaas.settings import Settings
 from mlaas.sizes import write_size
@@ -35,12 +36,18 @@ def outcome(job: JobRecord, status: Status, settings: Settings, *, said: str, co
     if status.end == "cancelled" and job.cancel is not None:
         return Outcome(State.CANCELLED)
     if status.end == "exit" and status.exit_code not in STOPPED:
-        return Outcome(State.FAILED, said or f"the job ended with exit code {status.exit_code}")
+        return Outcome(State.FAILED, said or _crash(status.exit_code) or f"the job ended with exit code {status.exit_code}")
     if complete:
         return Outcome(State.PUBLISHING)
     if job.cancel is not None:
         return Outcome(State.CANCELLED)
     return _limit(job, status, settings) or again(job, _ended_by(status), settings)
+
+
+def _crash(code: int | None) -> str:
+    """What to say of a job that the system ended for a fault of its own; empty for other exit codes."""
+    found = next((number for number in CRASHES if code == 128 + number), None)
+    return f"the job crashed: {(signal.strsignal(found) or found.name).lower()}; model.py or a library that it uses is at fault" if found else ""
 
 
 def _limit(job: JobRecord, status: Status, settings: Settings) -> Outcome | None:
@@ -82,7 +89,7 @@ def _ended_by(status: Status) -> str:
         case "lost":
             return "the machine that ran it went down, or what watched over it was killed"
         case "signal":
-            return "it was killed by a signal (a crash of a library, or of the machine)"
+            return "it was killed by a signal from outside"
     return "it was stopped from outside"
 
 

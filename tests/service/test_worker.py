@@ -126,7 +126,7 @@ def test_only_failures_of_the_infrastructure_are_tried_again_and_not_for_ever(sh
     job = shared.submit("dies")
     ended = shared.until(job)
     assert (ended.state, ended.attempt) == (State.FAILED, 2)
-    assert ended.reason == "it was killed by a signal (a crash of a library, or of the machine); this was attempt 2, and there are no more"
+    assert ended.reason == "it was killed by a signal from outside; this was attempt 2, and there are no more"
     assert shared.log(job).count("begins") == 2
 
 

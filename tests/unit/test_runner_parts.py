@@ -322,7 +322,7 @@ ENDED = {"StartedAt": "2026-11-21T13:00:00.5Z", "FinishedAt": "2026-11-21T13:00:
         ({"ExitCode": 3}, 100, None, "exit", 3),
         ({"ExitCode": 130}, 100, None, "exit", 130),
         ({"ExitCode": 137}, 100, None, "signal", None),
-        ({"ExitCode": 139}, 100, None, "signal", None),
+        ({"ExitCode": 139}, 100, None, "exit", 139),
         ({"ExitCode": 143}, 100, None, "signal", None),
         ({"ExitCode": 137, "OOMKilled": True}, 100, None, "memory", None),
         ({"ExitCode": 1, "OOMKilled": True}, 100, None, "memory", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,11 @@ from mlaas.errors import MLaaSError
 
 End = Literal["exit", "signal", "time_limit", "memory", "disk", "cancelled", "lost"]
 """Why a task ended: by itself; by a signal that the runner did not send; by one of its limits; by `cancel`; or the runner cannot know ("lost":
-the machine went down, or somebody killed the shim). "signal" and "lost" are failures of the infrastructure."""
+the machine went down, or somebody killed the shim). "signal" and "lost" are failures of the infrastructure; a crash of the job itself (CRASHES)
+is not: it is an "exit" with 128 + the signal's number, as a shell tells it."""
+
+CRASHES = frozenset({signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGSYS})
+"""Signals that the kernel or the C library ends a faulty program with."""
 
 
 class RunnerError(MLaaSError):

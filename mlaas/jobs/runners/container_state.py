@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 TIMED_OUT = (124, 137)  # of `timeout`: after SIGTERM, after SIGKILL
-# what a shell reports of SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGTERM; not SIGINT, which `mlaas` itself answers with 130
-SIGNALS = {128 + number for number in (4, 6, 7, 8, 9, 11, 15)}
+# not SIGINT, which `mlaas` itself answers with 130
+SIGNALS = {128 + number for number in (signal.SIGKILL, signal.SIGTERM)}
 
 
 def moment(text: str) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlaas.jobs.runners import tree, usage
-from mlaas.jobs.runners.base import End, Status
+from mlaas.jobs.runners.base import CRASHES, End, Status
 from mlaas.jobs.runners.output import Log
 from mlaas.jobs.runners.plan import Plan
 from mlaas.jobs.runners.taskfolder import TaskFolder
@@ -174,6 +174,8 @@ class Supervisor:
         if code == -signal.SIGKILL and _out_of_memory_kills() > self._kills:
             self.log.note("the job is ended: the machine ran out of memory")
             return self._status("memory")
+        if -code in CRASHES:
+            return self._status("exit", 128 - code)
         return self._status("signal")
 
     def _status(self, end: End | None, code: int | None = None) -> Status:
