@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from mlaas import sandbox
 from mlaas.errors import DataError, MLaaSError
-from mlaas.inference import frames, isolated
+from mlaas.inference import confinement, frames, isolated
 from mlaas.inference.frames import Message
 from mlaas.models.bundle import read_bundle
 from mlaas.models.sentences import short
 from mlaas.models.tensors import Array, check_feed
+from mlaas.sandbox.privileges import die_with
 
 SEND_TIMEOUT = 5  # s
 
@@ -53,9 +53,7 @@ class Job:
 def main() -> None:
     """Load one model and serve it until the keeper ends this process."""
     task = json.loads(sys.stdin.readline())
-    sandbox.die_with_parent()
-    if os.getppid() != task["keeper"]:  # it died before it could be told
-        return
+    die_with(task["keeper"])
     report = socket.socket(fileno=task["report"])
     try:
         loaded = _load(task)
@@ -75,8 +73,8 @@ def main() -> None:
 def _load(task: dict[str, Any]) -> isolated.Loaded:
     os.chdir(task["folder"])
     bundle = read_bundle(Path(), verify=task["verify"])
-    limits = sandbox.Limits(memory=task["memory"] + 2**30)  # beyond it the keeper ends the process; here allocations fail first
-    sandbox.confine(["."], task["scratch"], user=task["user"], limits=limits, filters=task["sandbox"])
+    limits = confinement.Limits(memory=task["memory"] + 2**30)  # beyond it the keeper ends the process; here allocations fail first
+    confinement.confine(Path(), Path(task["scratch"]), parent=task["keeper"], user=task["user"], limits=limits, filters=task["sandbox"])
     return isolated.load(bundle, task["threads"])
 
 

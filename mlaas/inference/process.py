@@ -21,6 +21,7 @@ from typing import Any
 
 from mlaas.errors import MLaaSError
 from mlaas.inference import frames
+from mlaas.sandbox.python import python_user_base
 from mlaas.sizes import write_size
 
 log = logging.getLogger("mlaas.inference.keeper")
@@ -220,7 +221,7 @@ class Process:
 
     def _environment(self) -> dict[str, str]:
         scratch = str(self._scratch)
-        places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"), scratch)
+        places = python_user_base() | dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"), scratch)
         plain = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self._options.threads))
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow", "PYTHONDONTWRITEBYTECODE": "1"}

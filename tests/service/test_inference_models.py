@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import socket
+import struct
 import tarfile
 import threading
 import time
@@ -16,6 +19,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from mlaas.auth.identity import Identity
@@ -31,6 +35,9 @@ from tests.service.inference import Service, serving
 from tests.support import foreign, trained
 
 TENANT = "local"
+CAPABLE = (
+    int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")).split()[1], 16) & 1 << 21
+)  # CAP_SYS_ADMIN
 ROW = [float(value) for value in trained.X[0]]
 
 
@@ -184,6 +191,38 @@ def test_slow_graphs_run_apart_and_endless_or_damaged_ones_not_at_all(running, t
         return {entry["model"].split(":")[1]: entry["isolated"] for entry in running.client.get("/status").json()["models"]}
 
     until(lambda: running.scores("slow").status_code == 200 and isolated().get("slow@1") is True)
+
+
+def keeper(running: Running) -> psutil.Process:
+    """The one that started the processes of models; the kernel tells who listens."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        folder = os.open(running.root / "run" / "inference", os.O_RDONLY)
+        try:
+            asked.connect(f"/proc/self/fd/{folder}/keeper.sock")
+        finally:
+            os.close(folder)
+        pid, _, _ = struct.unpack("3i", asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return psutil.Process(pid)
+
+
+def test_models_run_as_users_without_rights_and_end_with_their_keeper(running, tmp_path):
+    foreign.onnx_bundle(tmp_path / "slow", "slow")
+    for name in ("apart-1", "apart-2"):
+        running.repository.publish(tmp_path / "slow", TENANT, name)
+        assert running.scores(name).status_code == 200
+    watcher = keeper(running)
+    processes = watcher.children()
+    assert len(processes) >= 2
+    if os.geteuid() == 0 and CAPABLE:
+        users = [process.uids() for process in processes]
+        assert all(len(set(user)) == 1 for user in users)
+        found = {user.real for user in users}
+        assert len(found) == len(processes), "two models share a user"
+        assert all(199_488 <= user < 200_000 for user in found)
+    watcher.kill()
+    until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes))
+    until(lambda: running.scores("apart-1").status_code == 200)
+    assert keeper(running) != watcher
 
 
 def test_a_damaged_new_version_leaves_the_old_one_in_service(running, plain, tmp_path):

@@ -14,11 +14,12 @@ import docker
 import pytest
 
 from mlaas.jobs.runners import docker as runner_module
-from mlaas.jobs.runners import of, policy
+from mlaas.jobs.runners import of
 from mlaas.jobs.runners.base import RunnerError, Task
 from mlaas.jobs.runners.container_log import Transfer
 from mlaas.jobs.runners.taskfolder import TaskFolder
 from mlaas.places import Places
+from mlaas.sandbox.python import python_folders
 from mlaas.settings import Settings
 from tests.integration.jobs import IDENTIFIERS, toys, write_job, write_root
 from tests.service.runners import USER, closing, containers, make
@@ -184,7 +185,7 @@ def test_a_workflow_runs_in_a_container(containers):
     """The whole command, with this machine's Python mounted into the image, which is of the same release."""
     site = containers.places.workspace("anna", "space", 1)
     files = [write_root(site / f"f{label}.root", toys(1200, label)) for label in (0, 1)]
-    code = [path for path in policy.python_folders() if path != Path("/usr") and Path("/usr") not in path.parents]
+    code = [path for path in python_folders() if path != Path("/usr") and Path("/usr") not in path.parents]
     outermost = [path for path in code if not any(other in path.parents for other in code)]
     task = containers.task("", cpus=2, memory=4 * 10**9, readable=[site, *outermost], environment={"PYTHONPATH": str(REPOSITORY)}, time_limit=600)
     flags = write_job(task.folder / "input", files, [0, 1], "hist", {"identifier": list(IDENTIFIERS)})

@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from mlaas.errors import MLaaSError
-from mlaas.jobs.runners import landlock, seccomp, shim
+from mlaas.jobs.runners import shim
 from mlaas.jobs.runners.base import RunnerError
 from mlaas.jobs.runners.folders import prepare
 from mlaas.jobs.runners.process import NO_LANDLOCK, ProcessRunner
 from mlaas.jobs.runners.taskfolder import TaskFolder
+from mlaas.sandbox import landlock, seccomp
 from tests.integration.jobs import IDENTIFIERS, toys, write_job, write_root
 from tests.service.runners import USER, closing, make, processes
 

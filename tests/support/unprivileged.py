@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from mlaas.jobs.runners import namespace, policy
+from mlaas.sandbox import namespace, privileges
+from mlaas.sandbox.python import python_folders
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -22,10 +23,8 @@ def main(arguments: list[str]) -> None:
     folder.chmod(0o700)
     if not namespace.enter():
         sys.exit("root may not mount here: the way to Python cannot be opened")
-    namespace.open_ways([*policy.python_folders(), REPOSITORY, folder], user, user)
-    os.setgroups([])
-    os.setresgid(user, user, user)
-    os.setresuid(user, user, user)
+    namespace.open_ways([*python_folders(), REPOSITORY, folder], user, user)
+    privileges.become(user)
     os.chdir(REPOSITORY)
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
     os.execvpe(command[0], command, environment)  # noqa: S606  no shell is wanted

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas.jobs.runners import allocation, folders, landlock, plan, policy, seccomp, usage
+from mlaas.jobs.runners import allocation, folders, plan, policy, usage
 from mlaas.jobs.runners.base import RunnerError, Status, Task
 from mlaas.jobs.runners.container_log import Progress, new_pieces
 from mlaas.jobs.runners.container_state import final, moment
@@ -254,60 +252,6 @@ def test_nothing_general_is_in_reach():
     paths = {path for path, access in policy.system_rules([]) if access != "list"}
     assert not paths & {"/", "/etc", "/home", "/root", "/var", "/run", "/dev", "/opt", str(Path.home())}
     assert not [path for path, access in policy.system_rules([]) if access == "write" and path != policy.SHARED_MEMORY]
-
-
-def test_rights_are_what_the_kernel_of_each_version_knows():
-    assert [landlock.handled(version).bit_count() for version in (1, 2, 3, 4, 5, 6, 7)] == [13, 14, 15, 15, 16, 16, 16]
-    assert not landlock.RIGHTS["write"] & (landlock.MAKE_CHAR | landlock.MAKE_BLOCK | landlock.IOCTL_DEV)
-    assert not landlock.RIGHTS["run"] & ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE)
-
-
-# ---- the filter of system calls
-
-
-def decide(program: bytes, audit: int, number: int, arguments: tuple[int, ...]) -> int:
-    """What a filter answers, step by step as the kernel does."""
-    data = struct.pack("=IIQ6Q", number, audit, 0, *arguments)
-    accumulator = line = 0
-    while True:
-        code, yes, no, value = struct.unpack_from("=HBBI", program, line * 8)
-        line += 1
-        if code == seccomp.RETURN:
-            return value
-        if code == seccomp.LOAD:
-            accumulator = struct.unpack_from("=I", data, value)[0]
-        elif code == seccomp.AND:
-            accumulator &= value
-        else:
-            holds = accumulator == value if code == seccomp.EQUAL else accumulator >= value
-            line += yes if holds else no
-
-
-words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2, 10]))
-
-
-@given(
-    st.sampled_from(sorted(seccomp.CALLS)),
-    st.booleans(),
-    st.one_of(st.integers(0, 500), st.sampled_from([41, 198, 53, 199, 302, 261, 76, 45, 425, 250, 0x40000000, 0x40000029])),
-    st.tuples(*[words] * 6),
-)
-def test_the_filter_denies_what_it_should_and_nothing_else(machine, truncate, number, arguments):
-    calls = seccomp.CALLS[machine]
-    answer = decide(seccomp.program(calls, truncate=truncate), calls.audit, number, arguments)
-    if number >= seccomp.X32:
-        assert answer == seccomp.FAIL | errno.ENOSYS
-        return
-    denied = number in calls.denied or (truncate and number == calls.truncate)
-    denied |= number == calls.socket and arguments[0] & 0xFFFFFFFF == socket.AF_UNIX
-    denied |= number == calls.socketpair and arguments[1] & 0xF == socket.SOCK_DGRAM
-    denied |= number == calls.prlimit64 and arguments[0] & 0xFFFFFFFF != 0 and arguments[2] != 0
-    assert answer == (seccomp.FAIL | errno.EPERM if denied else seccomp.ALLOW)
-
-
-def test_calls_of_another_architecture_are_denied():
-    calls = seccomp.CALLS["x86_64"]
-    assert decide(seccomp.program(calls, truncate=False), 0x40000003, 1, (0,) * 6) == seccomp.FAIL | errno.ENOSYS
 
 
 # ---- what the engine tells

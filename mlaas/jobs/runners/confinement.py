@@ -8,9 +8,10 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from mlaas.jobs.runners import kernel, landlock, namespace, seccomp
 from mlaas.jobs.runners.plan import Plan
 from mlaas.jobs.runners.tree import threads_of
+from mlaas.sandbox import kernel, landlock, namespace, privileges, seccomp
+from mlaas.sandbox.privileges import lower
 
 FILES = 65_536
 LIKELY_VICTIM = 500  # of the kernel when the machine's memory ends: the job goes before the service
@@ -24,20 +25,16 @@ def confine(plan: Plan, parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(LIKELY_VICTIM))
     os.sched_setaffinity(0, plan.cpus)
     _limit(plan)
-    os.umask(0o022)  # folders on the way must be passable
-    _own_mounts(plan)
     os.umask(0o077)
+    _own_mounts(plan)
     rules = landlock.ruleset(plan.rules, landlock.abi()) if plan.confined and landlock.abi() else None
     os.chdir(plan.work)
-    if plan.user is not None:
-        os.setgroups([])
-        os.setresgid(plan.user, plan.user, plan.user)
     if plan.confined:
-        kernel.bound_capabilities()
+        privileges.bound_capabilities()
     if plan.user is not None:
-        os.setresuid(plan.user, plan.user, plan.user)
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    _die_with(parent)
+        privileges.become(plan.user)
+    privileges.no_new()
+    privileges.die_with(parent)  # after the change of user, which would undo it
     if plan.confined:
         kernel.drop_capabilities()
         _filter_calls()
@@ -55,16 +52,10 @@ def _reset_signals() -> None:
 def _limit(plan: Plan) -> None:
     user = os.getuid() if plan.user is None else plan.user
     # counted over all processes of the user, whose jobs may be several: the shim keeps each to its own number
-    _lower(resource.RLIMIT_NPROC, threads_of(user) + 2 * plan.processes + 256)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NOFILE, FILES)
-    _lower(resource.RLIMIT_FSIZE, plan.disk)
-
-
-def _lower(kind: int, value: int) -> None:
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    lower(resource.RLIMIT_NPROC, threads_of(user) + 2 * plan.processes + 256)
+    lower(resource.RLIMIT_CORE, 0)
+    lower(resource.RLIMIT_NOFILE, FILES)
+    lower(resource.RLIMIT_FSIZE, plan.disk)
 
 
 def _own_mounts(plan: Plan) -> None:
@@ -79,13 +70,6 @@ def _own_mounts(plan: Plan) -> None:
         shut = namespace.closed(Path(path), plan.user, plan.user)
         if shut is not None:
             raise PermissionError(13, f"user {plan.user} of the job cannot reach {path}, because {shut} is closed to it (chmod o+x {shut})")
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the shim is; asked for after the change of user, which would undo it."""
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _filter_calls() -> None:

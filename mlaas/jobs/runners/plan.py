@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from mlaas.jobs.runners.landlock import Access
+from mlaas.sandbox.landlock import Access
 
 
 @dataclass(frozen=True)

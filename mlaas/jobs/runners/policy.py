@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import site
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import mlaas
 from mlaas.jobs.runners.base import RunnerError, Task
-from mlaas.jobs.runners.landlock import Access
 from mlaas.places import Places
+from mlaas.sandbox.landlock import Access
+from mlaas.sandbox.python import SYSTEM, python_folders
 from mlaas.settings import Settings
 
 Rule = tuple[str, Access]
 
-SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/cvmfs", "/nix/store", "/gnu/store")
 KERNEL = ("/proc", "/sys")
 # not all of /etc: the service may keep secrets there, in files that its own user can read
 ETC = (
@@ -30,20 +29,6 @@ ETC = (
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  semaphores and arrays that processes of one job share
 SECRETS = ("token_file", "service_key_file", "database_password_file", "tls_key", "metrics_token_file")
-
-
-def python_folders() -> list[Path]:
-    """Where this Python and its packages are."""
-    folders = [Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix), Path(mlaas.__file__).parent]
-    folders += [Path(sys.executable).resolve().parent, *(Path(entry) for entry in site.getsitepackages())]
-    if site.ENABLE_USER_SITE:
-        folders.append(Path(site.getusersitepackages()))
-    return list(dict.fromkeys(folder for folder in folders if folder.exists()))
-
-
-def python_user_base() -> dict[str, str]:
-    """The variable by which a job finds packages that were installed for the service's user only: its HOME is another."""
-    return {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).exists() else {}
 
 
 def search_path() -> str:

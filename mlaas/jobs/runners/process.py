@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from mlaas.jobs.runners import allocation, folders, landlock, policy, seccomp, shim, tree
+from mlaas.jobs.runners import allocation, folders, policy, shim, tree
 from mlaas.jobs.runners.base import RunnerError, Status, Task
 from mlaas.jobs.runners.environment import environment
 from mlaas.jobs.runners.plan import Plan
 from mlaas.jobs.runners.taskfolder import TaskFolder, plans, running
 from mlaas.places import Places
+from mlaas.sandbox import landlock, seccomp
+from mlaas.sandbox.python import python_user_base
 from mlaas.settings import Settings
 
 START_TIME = 60.0  # s; a machine under load starts a Python slowly
@@ -144,7 +146,7 @@ class ProcessRunner:
         return Plan(
             id=task.id,
             argv=_command(task),
-            environment=policy.python_user_base() | environment(task, policy.search_path(), temporary=task.folder / "work" / "tmp", gpus=gpus),
+            environment=python_user_base() | environment(task, policy.search_path(), temporary=task.folder / "work" / "tmp", gpus=gpus),
             work=str(task.folder / "work"),
             user=task.user if self._confined and self._root else None,
             confined=self._confined,

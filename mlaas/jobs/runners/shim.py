@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from mlaas.jobs.runners import kernel
 from mlaas.jobs.runners.base import Status
 from mlaas.jobs.runners.confinement import confine
 from mlaas.jobs.runners.output import Log
@@ -24,6 +23,7 @@ from mlaas.jobs.runners.plan import Plan
 from mlaas.jobs.runners.supervisor import Supervisor
 from mlaas.jobs.runners.taskfolder import TaskFolder
 from mlaas.jobs.runners.tree import end_descendants
+from mlaas.sandbox import kernel
 
 STARTED, KNOWN = "started", "known"
 LOCK_TIME = 5.0  # s; polls hold the lock for an instant

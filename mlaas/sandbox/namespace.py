@@ -1,4 +1,4 @@
-"""A mount namespace for a job that root starts: a /dev/shm of its own, and a way to its folders where those above them are closed to its user."""
+"""A mount namespace for what root starts as another user: a /dev/shm of its own, and a way to its folders where those above them are closed to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlaas.jobs.runners import kernel
+from mlaas.sandbox import kernel
 
 SEALED = kernel.MS_NOSUID | kernel.MS_NODEV
 
@@ -53,8 +53,12 @@ def open_ways(needed: Iterable[Path], user: int, group: int) -> None:
         top = closed(path, user, group)
         if top is not None:
             covers.setdefault(top, []).append(path)
-    for top, paths in covers.items():
-        _cover(top, _outermost(paths))
+    before = os.umask(0o022)  # the folders on the way must be passable
+    try:
+        for top, paths in covers.items():
+            _cover(top, _outermost(paths))
+    finally:
+        os.umask(before)
 
 
 def _outermost(paths: Sequence[Path]) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -54,17 +53,8 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     _checked(_libc.mount(*words, ctypes.c_ulong(flags), os.fsencode(options) if options else None), f"mount {target}")
 
 
-def bound_capabilities() -> None:
-    """Empty the bounding set, so that no program can give a capability back; root only, others have nothing to lose. Raises OSError."""
-    for capability in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
-        try:
-            prctl(PR_CAPBSET_DROP, capability)
-        except PermissionError:
-            return
-
-
 def drop_capabilities() -> None:
-    """Give up every capability of this process. Raises OSError."""
+    """Give up every capability of this process, ambient ones too. Raises OSError."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     _checked(_libc.capset(header, bytes(24)), "capset")
