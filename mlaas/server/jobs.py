@@ -33,8 +33,12 @@ def submit(parts: Context, identity: Identity, request: wire.JobRequest, *, key:
 
     published: the model is published under the process name, as the published server does, not under a name of its own.
     """
+    digest = _digest(request)
+    # before anything is checked: what the request names may be gone since it made its job
+    if key and (before := store.made_before(parts.engine, identity.tenant, key, digest)):
+        return before
     new = submission.admit(identity, request, parts.settings, parts.engine, published=published)
-    record, _made = store.create(parts.engine, new, key=key, digest=_digest(request), queue_limit=parts.settings.queue_limit, now=time.time())
+    record, _made = store.create(parts.engine, new, key=key, digest=digest, queue_limit=parts.settings.queue_limit, now=time.time())
     return record
 
 

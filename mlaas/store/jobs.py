@@ -37,6 +37,12 @@ def create(engine: Engine, new: NewJob, *, key: str = "", digest: str = "", queu
         return made, True
 
 
+def made_before(engine: Engine, tenant: str, key: str, digest: str) -> JobRecord | None:
+    """The job that a tenant's request with this key has made, if any. Raises Conflict (the same key, another digest)."""
+    with reading(engine) as connection:
+        return _made_before(connection, tenant, storable(key), digest)
+
+
 def get(engine: Engine, id: str) -> JobRecord | None:
     """The job of an id."""
     return _one(engine, select(jobs).where(jobs.c.id == storable(id)))

@@ -203,6 +203,15 @@ def test_the_same_key_submits_once(alice, bob):
     assert len(alice.get("/api/v1/jobs").json()["items"]) == 1
 
 
+def test_the_same_key_finds_its_job_when_the_workspace_is_gone(alice):
+    server.upload(alice)
+    key = {"Idempotency-Key": "abc"}
+    first = alice.post("/api/v1/jobs", json=TRAINING, headers=key)
+    assert alice.delete(f"/api/v1/workspaces/{TRAINING['workspace']}").is_success
+    assert alice.post("/api/v1/jobs", json=TRAINING, headers=key).json()["id"] == first.json()["id"]
+    problem(alice.post("/api/v1/jobs", json=TRAINING, headers={"Idempotency-Key": "other"}), 422)
+
+
 def test_a_full_queue_is_told(tmp_path):
     app = server.application(tmp_path, queue_limit=1)
     alice = server.client(app, ALICE)
