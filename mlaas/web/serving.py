@@ -19,6 +19,7 @@ from mlaas.errors import MLaaSError, UserError
 from mlaas.places import Places
 from mlaas.settings import Settings
 from mlaas.web import logs, metrics, stopping
+from mlaas.web.protocol import Protocol
 from mlaas.web.workers import Workers, die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _config(app: _Application, bound: socket.socket, settings: Settings, workers
         port=bound.getsockname()[1],
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         interface="asgi3",

@@ -37,7 +37,7 @@ def routes(context: Context) -> list[BaseRoute]:
 
     async def page(request: Request) -> Response:
         if not request.url.path.endswith("/"):
-            return RedirectResponse(request.url.include_query_params().replace(path=request.url.path + "/"), 308)
+            return RedirectResponse(f"netron/{'?' if request.url.query else ''}{request.url.query}", 308)
         reference = request.query_params.get("model", "")
         if not reference:
             return _page("", "")
