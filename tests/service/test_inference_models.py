@@ -419,12 +419,12 @@ def test_what_is_not_yours_is_not_there(running, plain):
             assert anonymous.request(method, path).status_code == 401
 
 
-@pytest.mark.needs("chromium")
 def test_the_viewer_leads_nowhere_else(running):
     answer = running.client.get("/netron?model=a%26b", headers={"Host": "elsewhere.example"})
     assert (answer.status_code, answer.headers["location"]) == (308, "netron/?model=a%26b")
 
 
+@pytest.mark.needs("chromium")
 def test_the_viewer_shows_a_graph(running, plain):
     from playwright.sync_api import sync_playwright
 
