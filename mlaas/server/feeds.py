@@ -22,6 +22,8 @@ from mlaas.web import stopping
 
 log = logging.getLogger(__name__)
 INTERVAL = 0.5
+SPARING = 10
+"""Times as long as a look took there is none: a job may write so many figures that looking at them would keep a processor busy."""
 PIECE = 2**16
 """Most bytes of the log in one event."""
 
@@ -94,18 +96,21 @@ class Feeds:
             feed.watchers -= 1
 
     async def _follow(self, job: str, feed: Feed) -> None:
+        took = 0.0
         try:
             while feed.watchers >= 0 and not feed.view.over:
-                if not await stopping.pause(self._interval):
+                if not await stopping.pause(max(self._interval, SPARING * took)):
                     feed.close()
                 if not feed.watchers or feed.closed:
                     break
+                began = time.monotonic()
                 try:
                     feed.show(await run_in_threadpool(self._look, job))
                 except MLaaSError as error:  # the database may come back
                     log.warning("job %s cannot be watched at the moment: %s", job, error)
                 except Exception:
                     log.exception("job %s cannot be watched at the moment", job)
+                took = time.monotonic() - began
         finally:
             del self._feeds[job]
 

@@ -90,6 +90,7 @@ def move(engine: Engine, id: str, to: State, *, expect: Iterable[State], **colum
     if to is State.QUEUED:
         stays = jobs.c.cancel.is_(None)
         values |= {"state": case((stays, State.QUEUED), else_=State.CANCELLED), "finished": case((stays, None), else_=jobs.c.cancel)}
+        values |= {"reason": case((stays, values.get("reason", jobs.c.reason)), else_="")}
     return _changed(engine, here, values)
 
 
@@ -105,6 +106,7 @@ def ask_cancel(engine: Engine, id: str, now: float) -> JobRecord | None:
         "state": case((queued, State.CANCELLED), else_=jobs.c.state),
         "finished": case((queued, now), else_=jobs.c.finished),
         "cancel": func.coalesce(jobs.c.cancel, now),
+        "reason": case((queued, ""), else_=jobs.c.reason),  # what it waited for
     }
     return _changed(engine, and_(jobs.c.id == id, jobs.c.state.not_in(ENDED)), values) or get(engine, id)
 

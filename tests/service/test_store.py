@@ -187,14 +187,20 @@ def test_a_start_and_a_cancel_at_once(engine):
         assert found.finished == (None if started else 2.0)
 
 
+def test_a_cancelled_job_waits_for_nothing(engine):
+    job, _ = jobs.create(engine, new_job(), now=1.0)
+    jobs.update(engine, job.id, reason="waits for an earlier job")
+    assert jobs.ask_cancel(engine, job.id, 2.0).reason == ""
+
+
 def test_a_cancelled_job_does_not_queue_again(engine):
     job, _ = jobs.create(engine, new_job(), now=1.0)
     jobs.move(engine, job.id, State.STARTING, expect=[State.QUEUED], attempt=1)
     jobs.move(engine, job.id, State.RUNNING, expect=[State.STARTING], started=2.0)
     assert jobs.ask_cancel(engine, job.id, 3.0).state is State.RUNNING
     assert jobs.ask_cancel(engine, job.id, 4.0).cancel == 3.0
-    found = jobs.move(engine, job.id, State.QUEUED, expect=ACTIVE - {State.PUBLISHING})
-    assert (found.state, found.finished) == (State.CANCELLED, 3.0)
+    found = jobs.move(engine, job.id, State.QUEUED, expect=ACTIVE - {State.PUBLISHING}, reason="it is tried again")
+    assert (found.state, found.finished, found.reason) == (State.CANCELLED, 3.0, "")
     assert jobs.ask_cancel(engine, job.id, 5.0) == found
     assert jobs.ask_cancel(engine, "nothing", 5.0) is None
 

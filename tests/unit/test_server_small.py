@@ -203,6 +203,27 @@ def test_many_who_watch_cost_one_look():
     assert ended == 200
 
 
+def test_a_job_that_takes_long_to_look_at_is_looked_at_seldom(monkeypatch):
+    pauses, clock = [], [0.0]
+
+    async def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+        return True
+
+    def look(job: str) -> View:
+        clock[0] += 2.0 if world.looks < 3 else 0.0
+        if world.looks == 4:
+            world.state = State.CANCELLED
+        return World.look(world, job)
+
+    world = World()
+    monkeypatch.setattr(feeds.stopping, "pause", pause)
+    monkeypatch.setattr(feeds.time, "monotonic", lambda: clock[0])
+    asyncio.run(_all(world.stream(Feeds(look, 0.5))))
+    assert pauses == [0.5, 2.0 * feeds.SPARING, 2.0 * feeds.SPARING, 0.5]
+
+
 def test_nobody_looks_when_nobody_watches():
     async def run() -> int:
         world = World()
