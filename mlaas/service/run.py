@@ -33,11 +33,10 @@ def serve(settings: Settings, *, show_token: bool = False) -> None:
     places = Places.of(settings)
     first = settings.auth == "token" and not (settings.token_file or places.secrets / "token").exists()
     _folder(places.data)
-    with _only_one(places, settings, show_token) as crashed:
-        prepare(settings)
-        with _listening(settings, 10.0 if crashed else 0.0) as (sockets, chosen):
-            running = _Running(chosen, places, token=show_token or (first and sys.stdout.isatty()))
-            _supervisor(chosen, running, sockets).run()
+    with _only_one(places, settings, show_token) as crashed, _listening(settings, 10.0 if crashed else 0.0) as (sockets, chosen):
+        prepare(settings)  # not before: a start that finds a port taken makes no token, which the next would not show
+        running = _Running(chosen, places, token=show_token or (first and sys.stdout.isatty()))
+        _supervisor(chosen, running, sockets).run()
 
 
 def _folder(data: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_port_that_is_taken(tmp_path, flag, setting):
     assert f"port {port} is taken by another program; choose another with {flag} ({setting})" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data" / "run" / "serve.json").exists()
+    assert not (tmp_path / "data" / "secrets").exists()  # the token is shown by the start that makes it
 
 
 @pytest.mark.parametrize(
