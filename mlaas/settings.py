@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from mlaas.errors import UserError
 from mlaas.sizes import Size
@@ -167,3 +167,6 @@ def settings() -> Settings:
         item = error.errors(include_url=False)[0]
         name = f"MLAAS_{str(item['loc'][0]).upper()}" if item["loc"] else "MLAAS_*"
         raise UserError(f"{name}: {item['msg'].removeprefix('Value error, ')} (given: {item.get('input')!r})") from None
+    except SettingsError as error:  # its text names the field only in a sentence
+        field = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "*")
+        raise UserError(f"MLAAS_{field.upper()}: this is not JSON: {error.__cause__}") from None

@@ -283,3 +283,9 @@ def test_a_full_disk_is_one_sentence():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "mlaas.cli", "version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "mlaas: the disk is full; free some space, or set MLAAS_CACHE to another place\n")
+
+
+def test_a_setting_that_is_no_json_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("MLAAS_JOB_ENVIRONMENT", "{A: 1}")
+    assert main(["version"]) == 2
+    assert capsys.readouterr().err.startswith("mlaas: MLAAS_JOB_ENVIRONMENT: this is not JSON: Expecting property name")
