@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ _SENTENCES = {
     "json_invalid": "is not JSON",
     "model_attributes_type": "must be a JSON object",
     "dict_type": "must be a JSON object",
+}
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$": "must be up to 100 letters, digits, '_', '.' and '-', beginning with a letter or a digit",
 }
 _UNIONS = ("function-", "list[", "dict[", "constrained-", "literal[")
 
@@ -119,9 +123,19 @@ def invalid(items: Any) -> Problem:
     if item["type"] == "json_invalid":
         reason = (item.get("ctx") or {}).get("error", item["msg"])
         return Problem(400, f"The body is not JSON: {reason}")
-    sentence = _SENTENCES.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
+    sentence = _SENTENCES.get(item["type"]) or _sentence(item)
     more = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
     return Problem(422, f"{where or 'the body'}: {sentence}{more}", field=where)
+
+
+def _sentence(item: Mapping[str, Any]) -> str:
+    """What pydantic says, in words for those who do not know it."""
+    told = _PATTERNS.get((item.get("ctx") or {}).get("pattern", ""))
+    return told or re.sub(r"^(Value error, |(Input|String|Value|List|Dictionary) should (?=\w))", _must, str(item["msg"]))
+
+
+def _must(found: re.Match[str]) -> str:
+    return "must " if found[2] else ""
 
 
 def _location(parts: Any) -> list[str]:

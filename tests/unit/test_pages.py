@@ -136,11 +136,11 @@ def test_a_form_becomes_a_submission():
         ({"params_text": "{"}, "params", "not JSON: Expecting property name"),
         ({"params_text": "[1]"}, "params", "must be a JSON object"),
         ({"preproc_text": '{"a": ' * 3000}, "preproc", "nested too deep"),
-        ({"cpus": "-1"}, "cpus", "greater than 0"),
+        ({"cpus": "-1"}, "cpus", "cpus: must be greater than 0"),
         ({"memory": "lots"}, "memory", "is not a size"),
-        ({"name": "a b"}, "name", "should match pattern"),
+        ({"name": "a b"}, "name", "name: must be up to 100 letters, digits"),
         ({"device": "tpu"}, "device", "'cpu' or 'gpu'"),
-        ({"workspace": "../x"}, "workspace", "should match pattern"),
+        ({"workspace": "../x"}, "workspace", "must be up to 100 letters, digits"),
     ],
 )
 def test_errors_of_a_form_stand_beside_their_field(changes, field, sentence):

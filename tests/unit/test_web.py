@@ -149,7 +149,7 @@ def test_unknown_addresses(ask):
     ("body", "status", "field", "sentence"),
     [
         ({"params": {"epochs": 1}}, 422, "name", "name: is missing"),
-        ({"name": "x", "params": {"epochs": "many"}}, 422, "params.epochs", "params.epochs: Input should be a valid integer"),
+        ({"name": "x", "params": {"epochs": "many"}}, 422, "params.epochs", "params.epochs: must be a valid integer"),
         ({"name": 5, "params": 7}, 422, "name", "(and 1 more)"),
         ([], 422, None, "the body: must be a JSON object"),
     ],
