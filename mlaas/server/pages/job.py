@@ -51,7 +51,8 @@ def _state(parts: Context, record: JobRecord, who: Identity) -> dict[str, Any]:
 
 def _curves(parts: Context, record: JobRecord) -> dict[str, Any]:
     found = wire.Metrics(epochs=[], final={}) if record.purged else jobs.metrics(parts, record)
-    return {"charts": charts(found.epochs), "epochs": len(found.epochs), "wanted": _wanted(record), "final": found.final}
+    over = State(record.state) in ENDED
+    return {"charts": charts(found.epochs), "epochs": len(found.epochs), "wanted": _wanted(record), "final": found.final, "over": over}
 
 
 def _wanted(record: JobRecord) -> int:
