@@ -15,6 +15,7 @@ from mlaas.errors import UserError, nearest
 if TYPE_CHECKING:
     from mlaas.client.packing import Entry
 
+HELD = "--no-upload takes what the workspace holds already"
 BRANCH_FILES = ("selected_branches", "exclude_branches")
 
 
@@ -50,8 +51,11 @@ def _paths(folder: Path, named: Named) -> Iterator[str]:
     yield from event_files(folder, named.files)
 
 
-def event_files(folder: Path, files: str) -> Iterator[str]:
-    """The list of files, where it is one, and the files of the folder that it names; absolute paths, /store/... and URLs stay where they are."""
+def event_files(folder: Path, files: str, held: str = HELD) -> Iterator[str]:
+    """The list of files, where it is one, and the files of the folder that it names; absolute paths, /store/... and URLs stay where they are.
+
+    Raises UserError when one is missing; `held` says there how to take what the service holds.
+    """
     from mlaas.data.sources import named_format
 
     if _is_list(folder, files, "files") and not named_format(files):
@@ -62,16 +66,16 @@ def event_files(folder: Path, files: str) -> Iterator[str]:
         beside, items = ".", [item.strip() for item in files.split(",") if item.strip()]
     for item in items:
         if "://" not in item and not item.startswith("/"):
-            yield from _matches(folder, beside, item)
+            yield from _matches(folder, beside, item, held)
 
 
-def _matches(folder: Path, beside: str, item: str) -> list[str]:
+def _matches(folder: Path, beside: str, item: str, held: str) -> list[str]:
     """The files that an entry of the list names: from the folder, or else from beside the list."""
     for start in dict.fromkeys((".", beside)):
         path = os.path.normpath(f"{start}/{item}")
         if found := sorted(name for name in glob.glob(path, root_dir=folder) if (folder / name).is_file()):  # noqa: PTH207
             return [_inside(folder, name, "files") for name in found]
-    raise UserError(f"files: there is no file {folder / item}{nearest(item, _names(folder))}; --no-upload takes what the workspace holds already")
+    raise UserError(f"files: there is no file {folder / item}{nearest(item, _names(folder))}; {held}")
 
 
 def _branch_files(folder: Path, params: str) -> Iterator[str]:
@@ -96,10 +100,7 @@ def _is_list(folder: Path, argument: str, flag: str) -> bool:
 
 def _present(folder: Path, path: str, flag: str) -> str:
     if not (folder / path).is_file():
-        raise UserError(
-            f"{flag}: there is no file {folder / path}{nearest(Path(path).name, _names((folder / path).parent))}; "
-            "--no-upload takes what the workspace holds already"
-        )
+        raise UserError(f"{flag}: there is no file {folder / path}{nearest(Path(path).name, _names((folder / path).parent))}; {HELD}")
     return _inside(folder, path, flag)
 
 

@@ -75,7 +75,7 @@ def _submit(stages: Any, command: Command) -> None:
         "mlaas submit --files=files.txt --labels=labels.txt --model=model.py --params=params.json --follow",
         "Uploads the named files, and the files of events in the list that are in this folder; absolute paths,\n"
         "/store/... and URLs are read by the service. With --folder everything in it is uploaded, without hidden\n"
-        "files, caches, keys and proxies. What the workspace holds already is not sent again.\n"
+        "files, caches, keys and proxies. Nothing is sent when the workspace holds just these files.\n"
         "Prints the name of the job. With --follow it exits with 0 only if the job succeeds; Ctrl-C leaves it alone.",
         run=submit.submit,
     )

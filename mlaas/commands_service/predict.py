@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 REFERENCE = re.compile(r"([a-z0-9-]+:)?[A-Za-z0-9][A-Za-z0-9_.-]*(@[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 MOST = 64 * 10**6
+HELD = "--workspace=NAME takes those of a workspace"
 LOCAL = {"engine": "auto", "trust": False, "redirector": ""}
 
 
@@ -93,7 +94,7 @@ def read_events(place: str) -> Any:
 
 def _files(client: Client, options: Namespace) -> None:
     workspace = options.workspace
-    local = [] if workspace else [path for item in options.files for path in event_files(Path(), item)]
+    local = [] if workspace else [path for item in options.files for path in event_files(Path(), item, HELD)]
     with _uploaded(client, local, options) as made:
         job = client.predict_files(
             options.bundle, options.files, workspace=workspace or made, tree=options.tree, format=options.format, device=options.device

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlaas.commands_service import text
+from mlaas.commands_service import predict, text
 from mlaas.commands_service.collect import Named, event_files, needed
 from mlaas.commands_service.text import Patient, ago, clock, lasting, printable
 from mlaas.console import SILENT
@@ -51,6 +51,12 @@ class TestCollect:
         (folder / "lists" / "files.txt").write_text(listed)
         with pytest.raises(UserError, match=says):
             list(event_files(folder, "lists/files.txt"))
+
+    def test_says_how_to_take_what_the_service_holds(self, folder):
+        with pytest.raises(UserError, match=r"nix\.root.*; --no-upload takes"):
+            needed(folder, Named(files="nix.root", labels="1", model="model.py"))
+        with pytest.raises(UserError, match=r"nix\.root.*; --workspace=NAME takes"):
+            list(event_files(folder, "nix.root", predict.HELD))
 
     def test_all_that_is_named_once(self, folder):
         (folder / "lists" / "files.txt").write_text("a.root\na.root\n")
