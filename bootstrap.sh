@@ -81,13 +81,13 @@ pip_config() {
 }
 
 install() {
-    local target compile=()
+    local target
     target=".[$(IFS=,; echo "$*")]"
-    # where Python may not keep what it compiles, every start of a framework would compile it anew
-    if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then compile=(--compile-bytecode); fi
+    umask 022  # jobs of the service run as other users
     if "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv && (
         uv_from_pip
-        "$VENV/bin/uv" pip install --python "$VENV/bin/python" ${compile[@]+"${compile[@]}"} --editable "$target"
+        # compiled now, for jobs may not write here: each of them would compile its framework anew
+        "$VENV/bin/uv" pip install --python "$VENV/bin/python" --compile-bytecode --editable "$target"
     ); then return; fi
     say "uv did not succeed; trying pip"
     "$VENV/bin/python" -m pip install --disable-pip-version-check --editable "$target"
