@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,11 +13,12 @@ FOLDER = Path(__file__).parents[1] / "mlaas" / "inference" / "proto"
 def descriptor(proto: Path) -> bytes:
     """The serialised FileDescriptorProto of a .proto file, without comments."""
     from google.protobuf import descriptor_pb2
-    from grpc_tools import protoc
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "set"
-        if protoc.main(["protoc", f"-I{proto.parent}", f"--descriptor_set_out={out}", str(proto)]):
+        # a process of its own: in one that has TensorFlow or ROOT, whose protobuf is another, the compiler crashes
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{proto.parent}", f"--descriptor_set_out={out}", str(proto)]
+        if subprocess.run(command, check=False).returncode:
             raise SystemExit(f"{proto} cannot be compiled")
         return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0].SerializeToString(deterministic=True)
 
