@@ -18,7 +18,9 @@ test: ## lint, then all tests; ends with what this machine could not run
 	@./bootstrap.sh all test lint
 	@$(MAKE) --no-print-directory lint
 	@echo '== tests'
-	@$(PY) -m pytest tests/unit tests/integration tests/service
+	@$(PY) -m pytest tests/unit tests/integration
+	@echo '== tests of the service'
+	@$(PY) -m pytest tests/service
 
 unit: ## the fast tests only
 	@./bootstrap.sh all test lint
