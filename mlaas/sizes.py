@@ -1,4 +1,4 @@
-"""Sizes of memory and disk as people write them."""
+"""Sizes of memory and disk, and times, as people write them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,23 @@ def write_size(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
     return f"{size:.0f} bytes"
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+
+
+def read_seconds(text: str) -> float:
+    """Read a time such as "90", "45s", "30m", "1.5h", "2d" or "1:30:00"; returns seconds, more than 0. Raises ValueError."""
+    plain = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{0,6})?)\s*(s|m|min|h|d)?\s*", text, re.IGNORECASE | re.ASCII)
+    clock = re.fullmatch(r"\s*(\d{1,5}):([0-5]\d):([0-5]\d)\s*", text, re.ASCII)
+    seconds = 0.0
+    if plain:
+        seconds = float(plain[1]) * _SECONDS[(plain[2] or "").lower()]
+    elif clock:
+        seconds = 3600.0 * int(clock[1]) + 60 * int(clock[2]) + int(clock[3])
+    if seconds <= 0:
+        raise ValueError(f'{text!r} is not a time; write seconds, or e.g. "30m", "1.5h", "2d" or "1:30:00"')
+    return seconds
 
 
 def _size(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mlaas.commands_service import jobs, login, models, serve, submit
+from mlaas.sizes import read_seconds
 
 Command = Callable[..., argparse.ArgumentParser]
 STATES = ("queued", "starting", "running", "publishing", "succeeded", "failed", "cancelled", "timed_out")
@@ -18,6 +19,13 @@ def add(stages: Any, command: Command) -> None:
     """Add the commands of the service to the command line; `command` makes one."""
     for part in (_login, _submit, _workspaces, _jobs, _models, _serve):
         part(stages, command)
+
+
+def _time(text: str) -> float:
+    try:
+        return read_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _NoToken(argparse.Action):
@@ -97,7 +105,9 @@ def _submit(stages: Any, command: Command) -> None:
     made.add_argument("--gpus", type=int, metavar="N", help="GPUs, with --device=gpu (default: 1)")
     made.add_argument("--cpus", type=float, metavar="N", help="CPUs (default: the site's)")
     made.add_argument("--memory", metavar="SIZE", help='memory, e.g. "8GB" (default: the site\'s)')
-    made.add_argument("--time-limit", type=float, metavar="SECONDS", help="longest time that the job may run (default: the site's)")
+    made.add_argument(
+        "--time-limit", type=_time, metavar="TIME", help="longest time that the job may run: seconds, 30m, 1.5h, 2d, 1:30:00 (default: the site's)"
+    )
     made.add_argument("--follow", "-f", action="store_true", help="show the log until the job has ended")
     connection(made)
     made.add_argument("--json", action="store_true", help="print the job as JSON instead of its name")
