@@ -15,7 +15,7 @@ demo: ## start the service, train on 100,000 toy ttH events through it, predict;
 	@$(PY) -m mlaas.demo.run demo $(if $(ONCE),--once)
 
 test: ## lint, then all tests; ends with what this machine could not run
-	@./bootstrap.sh all test lint
+	@./bootstrap.sh all deploy tosca molecule test lint
 	@$(MAKE) --no-print-directory lint
 	@echo '== tests'
 	@$(PY) -m pytest tests/unit tests/integration
@@ -23,11 +23,11 @@ test: ## lint, then all tests; ends with what this machine could not run
 	@$(PY) -m pytest tests/service
 
 unit: ## the fast tests only
-	@./bootstrap.sh all test lint
+	@./bootstrap.sh all deploy tosca molecule test lint
 	@$(PY) -m pytest tests/unit
 
 lint: ## style, types, shell scripts, YAML
-	@./bootstrap.sh all test lint
+	@./bootstrap.sh all deploy tosca molecule test lint
 	@echo '== ruff' && ruff check . && ruff format --check .
 	@echo '== mypy' && mypy
 	@echo '== shellcheck' && shellcheck $(SCRIPTS)
