@@ -18,9 +18,7 @@ test: ## lint, then all tests; ends with what this machine could not run
 	@./bootstrap.sh all deploy tosca molecule test lint
 	@$(MAKE) --no-print-directory lint
 	@echo '== tests'
-	@$(PY) -m pytest tests/unit tests/integration
-	@echo '== tests of the service'
-	@$(PY) -m pytest tests/service
+	@$(PY) -m tests.lanes
 
 unit: ## the fast tests only
 	@./bootstrap.sh all deploy tosca molecule test lint
