@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
-import psutil
 import pytest
 from docker.errors import ImageNotFound
 
+from tests.support.dockerd import Daemon
 from tests.support.programs import find_program
 
 IMAGE = "mlaas-tests-base"
 PACKAGES = "python3,ca-certificates"
-START_TIME = 60.0  # s
 
 
 @dataclass
@@ -32,65 +28,6 @@ class Engine:
     url: str
     image: str
     own: Daemon | None = None
-
-
-@dataclass
-class Daemon:
-    """dockerd on a folder of its own, which changes nothing of the machine's network; jobs have none."""
-
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def socket(self) -> Path:
-        """Where it takes connections."""
-        return self.folder / "docker.sock"
-
-    def start(self) -> None:
-        """Start it and wait until it takes connections."""
-        options = ["--data-root", self.folder / "data", "--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
-        options += ["--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(find_program("dockerd")), "--host", f"unix://{self.socket}", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until = time.monotonic() + START_TIME
-        while time.monotonic() < until and self.process.poll() is None:
-            with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-                probe.connect(str(self.socket))
-                return
-            time.sleep(0.1)
-        pytest.fail(f"dockerd did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
-
-    def stop(self) -> None:
-        """Stop it; it ends its containers."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def remove(self) -> None:
-        """Stop it and remove everything that it made."""
-        self.stop()
-        for process in psutil.process_iter():  # helpers that outlive an engine which had to be killed name its folder
-            with suppress(psutil.Error):
-                if any(str(self.folder) in word for word in process.cmdline()):
-                    process.kill()
-        self._unmount()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _unmount(self) -> None:
-        """What a killed engine leaves mounted below its folder."""
-        points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        for point in sorted((point for point in points if point.startswith(f"{self.folder}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @contextmanager
@@ -117,7 +54,7 @@ def _started() -> Iterator[Engine]:
     daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-dockerd-")))
     try:
         daemon.start()
-        yield Engine(f"unix://{daemon.socket}", f"{IMAGE}:{release()}", daemon)
+        yield Engine(daemon.url, f"{IMAGE}:{release()}", daemon)
     finally:
         daemon.remove()
 

@@ -1,0 +1,343 @@
+"""Machines to deploy on: systemd containers that play a VM, each with a Docker engine of its own inside.
+
+An outer engine runs them. Its folder, MLAAS_TEST_MACHINES or `machines` in the cache, keeps the systems' images between sessions; one session at a
+time uses it. The product's images are built once, in the golden data folder, which every machine's engine starts from as a copy made of hard links:
+layers are never written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import ipaddress
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import psutil
+from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+
+from tests.support.dockerd import Daemon
+from tests.support.programs import find_program
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mlaas-tests"
+PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo"  # what a cloud image has at least
+SLIM = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info"))
+# Debian 13 carries Compose v2, which runs on Debian 12, too
+TRIXIE = "deb http://deb.debian.org/debian trixie main"
+INSTALL = "apt-get install -y -qq --no-install-recommends"
+CONTAINER_LINE = "== {{.Name}} {{.State.Status}} {{.State.ExitCode}}"
+BOOT_TIME = 60.0  # s
+SUBNETS = [ipaddress.ip_network(f"10.{second}.0.0/16") for second in range(213, 253)]
+
+
+@dataclass(frozen=True)
+class System:
+    """A distribution's release, and how Docker gets onto it for tests that are about something else."""
+
+    suite: str
+    mirror: str
+    install_docker: str
+
+
+DEBIAN = "http://deb.debian.org/debian"
+UBUNTU = "http://archive.ubuntu.com/ubuntu"
+SYSTEMS = {
+    "debian12": System(
+        "bookworm",
+        DEBIAN,
+        f"{INSTALL} docker.io iptables && echo '{TRIXIE}' >/etc/apt/sources.list.d/trixie.list && apt-get update -qq && "
+        f"{INSTALL} -t trixie docker-compose && rm /etc/apt/sources.list.d/trixie.list && apt-get update -qq",
+    ),
+    "debian13": System("trixie", DEBIAN, f"{INSTALL} docker.io docker-cli docker-compose iptables"),
+    "ubuntu2404": System("noble", UBUNTU, f"{INSTALL} docker.io docker-compose-v2 iptables"),
+}
+
+
+class Machines:
+    """The outer engine and what it runs."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder
+        self.client = docker.DockerClient(base_url=url, timeout=300)
+
+    def image(self, system: str, with_docker: bool = False) -> str:
+        """The name of a system's image, made from the distribution's mirror when it is not there yet."""
+        made = SYSTEMS[system]
+        name = f"mlaas-vm:{system}"
+        recipe = hashlib.sha256(repr((made.suite, made.mirror, PACKAGES, SLIM)).encode()).hexdigest()[:16]
+        if self._recipe(name) != recipe:
+            archive = _bootstrap(made, CACHE / f"vm-{system}-{recipe}.tar")
+            self.client.api.import_image_from_file(str(archive), repository="mlaas-vm", tag=system, changes=[f"LABEL recipe={recipe}"])
+        if not with_docker:
+            return name
+        recipe = hashlib.sha256((recipe + made.install_docker).encode()).hexdigest()[:16]
+        if self._recipe(f"{name}-docker") != recipe:
+            lines = [f"FROM {name}", f"RUN apt-get update -qq && {made.install_docker} && apt-get clean", f"LABEL recipe={recipe}"]
+            self.client.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=f"{name}-docker", rm=True, forcerm=True)
+        return f"{name}-docker"
+
+    def _recipe(self, name: str) -> str | None:
+        with suppress(ImageNotFound):
+            return self.client.images.get(name).labels.get("recipe")
+        return None
+
+    def start(self, name: str, system: str = "debian12", *, with_docker: bool = False, golden: Path | None = None) -> Machine:
+        """Boot a machine; golden: the data folder that its engine starts from."""
+        image = self.image(system, with_docker)
+        self.remove(name)
+        home = self.folder / "vm" / name
+        engine = home / "docker"  # overlay2 needs a file system of the host beneath
+        home.mkdir(parents=True)
+        clone(golden, engine) if golden else engine.mkdir()
+        self.client.containers.run(
+            image,
+            # systemd of newer releases starts on cgroup v1 only when told so
+            ["/lib/systemd/systemd", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"],
+            name=name,
+            hostname=f"{name}.test",
+            detach=True,
+            cap_add=["SYS_ADMIN", "NET_ADMIN"],
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+            cgroupns="host",
+            tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},  # noqa: S108
+            volumes=["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{engine}:/var/lib/docker"],
+            environment={"container": "docker"},
+        )
+        machine = Machine(self, name)
+        machine.wait()
+        return machine
+
+    def get(self, name: str) -> Machine:
+        """A machine that runs."""
+        return Machine(self, name)
+
+    def remove(self, name: str) -> None:
+        """End a machine and remove its disk."""
+        with suppress(NotFound):
+            container = self.client.containers.get(name)
+            with suppress(DockerException):  # its engine stops its containers, so that nothing of them stays mounted or in the control groups
+                container.exec_run(["systemctl", "stop", "docker.socket", "docker"])
+            container.remove(force=True, v=True)
+        home = self.folder / "vm" / name
+        if home.exists():
+            shutil.rmtree(home)
+
+    def close(self) -> None:
+        """End every machine."""
+        for container in self.client.containers.list(all=True):
+            with suppress(DockerException):
+                self.remove(str(container.name))
+        self.client.close()
+
+
+@dataclass
+class Machine:
+    """One machine; commands run in it as root."""
+
+    machines: Machines
+    name: str
+
+    @property
+    def container(self) -> Container:
+        """Its container in the outer engine."""
+        return self.machines.client.containers.get(self.name)
+
+    @property
+    def address(self) -> str:
+        """Its address on the outer engine's bridge."""
+        return str(self.container.attrs["NetworkSettings"]["IPAddress"])
+
+    def wait(self) -> None:
+        """Wait until it has booted."""
+        until = time.monotonic() + BOOT_TIME
+        state = ""
+        while time.monotonic() < until:
+            state = self.run("systemctl", "is-system-running", check=False).strip()
+            if state in ("running", "degraded"):
+                return
+            time.sleep(0.3)
+        raise AssertionError(f"{self.name} did not boot ({state}):\n{self.container.logs(tail=50).decode(errors='replace')}\n{self.journal(50)}")
+
+    def run(self, *command: str, check: bool = True, stdin: bytes | None = None, timeout: float = 600) -> str:
+        """Run a command and return what it printed (with check: its standard output only)."""
+        done = subprocess.run(
+            [str(find_program("docker")), "--host", self.machines.url, "exec", *(["-i"] if stdin is not None else []), self.name, *command],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        assert not check or done.returncode == 0, f"{self.name}: {shlex.join(command)} ended with {done.returncode}:\n{out[-4000:]}\n{err[-4000:]}"
+        return out if check else out + err
+
+    def sh(self, script: str, check: bool = True, timeout: float = 600) -> str:
+        """Run a shell script."""
+        return self.run("sh", "-euc", script, check=check, timeout=timeout)
+
+    def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Put a file into it."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+        # not by the engine's own copy: that writes beneath what is mounted later, such as /run
+        self.run("tar", "-x", "-C", "/", stdin=packed.getvalue())
+
+    def read(self, path: str) -> bytes:
+        """A file of it."""
+        return self.run("cat", path).encode()
+
+    def journal(self, lines: int = 200) -> str:
+        """The end of its journal, and the end of the log of each of its containers."""
+        script = f"""journalctl --no-pager -n {lines} -p info
+            for id in $(docker ps -aq 2>/dev/null); do
+                docker inspect -f '{CONTAINER_LINE}' "$id"
+                docker logs --tail 40 "$id" 2>&1
+            done"""
+        return self.run("sh", "-c", script, check=False)
+
+
+def _bootstrap(system: System, archive: Path) -> Path:
+    """A root file system from the distribution's mirror; kept for later sessions."""
+    if not archive.exists():
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        aside = archive.with_suffix(f".{os.getpid()}.tar")
+        command = [str(find_program("mmdebstrap")), "--quiet", "--variant=minbase", f"--include={PACKAGES}", *SLIM]
+        try:
+            subprocess.run([*command, system.suite, str(aside), system.mirror], check=True, stdin=subprocess.DEVNULL)
+            aside.rename(archive)
+        finally:
+            aside.unlink(missing_ok=True)
+    return archive
+
+
+def clone(golden: Path, target: Path) -> None:
+    """A copy of an engine's data folder for an engine that starts anew: layers as hard links, what engines write as real copies."""
+    target.mkdir(parents=True)
+    with locked(golden.parent / "lock", fcntl.LOCK_SH):
+        subprocess.run(["cp", "-a", str(golden / "image"), str(target)], check=True)
+        subprocess.run(["cp", "-al", str(golden / "overlay2"), str(target)], check=True)
+
+
+@contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+@contextmanager
+def bridge() -> Iterator[tuple[str, ...]]:
+    """A bridge with NAT of its own; yields dockerd's options. The engine itself leaves the machine's packet filter alone."""
+    with locked(CACHE / "bridge.lock"):
+        addresses = [address for found in psutil.net_if_addrs().values() for address in found if address.family == socket.AF_INET]
+        taken = [ipaddress.ip_address(address.address) for address in addresses]
+        number, subnet = next((n, subnet) for n, subnet in enumerate(SUBNETS) if not any(address in subnet for address in taken))
+        name = f"mlaas-vm{number}"
+        gateway = f"{subnet[1]}/{subnet.prefixlen}"
+        _ip("link", "add", name, "type", "bridge")
+        _ip("addr", "add", gateway, "dev", name)
+        _ip("link", "set", name, "up")
+    rules = [
+        ["-t", "nat", "POSTROUTING", "-s", str(subnet), "!", "-o", name, "-j", "MASQUERADE"],
+        ["-t", "filter", "FORWARD", "-i", name, "-j", "ACCEPT"],
+        ["-t", "filter", "FORWARD", "-o", name, "-j", "ACCEPT"],
+    ]
+    try:
+        for rule in rules:
+            _iptables("-I", rule)
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        yield ("--bridge", name, "--iptables=false", "--ip-masq=false")
+    finally:
+        for rule in rules:
+            with suppress(subprocess.CalledProcessError):
+                _iptables("-D", rule)
+        _ip("link", "del", name)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run([str(find_program("ip")), *words], check=True)
+
+
+def _iptables(action: str, rule: list[str]) -> None:
+    subprocess.run([str(find_program("iptables")), "--wait", *rule[:2], action, *rule[2:]], check=True)
+
+
+@contextmanager
+def machines() -> Iterator[Machines]:
+    """An outer engine, until the block ends; the images stay in its folder."""
+    folder = Path(os.environ.get("MLAAS_TEST_MACHINES") or CACHE / "machines")
+    with locked(folder / "lock"), bridge() as network:
+        daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-vm-")), folder / "data", network)
+        try:
+            daemon.start()
+            made = Machines(daemon.url, folder)
+            made.close()  # what a session that was killed left
+            made = Machines(daemon.url, folder)
+            try:
+                yield made
+            finally:
+                made.close()
+        finally:
+            daemon.remove()
+
+
+def build_digest() -> str:
+    """Changes when the product's images would."""
+    digest = hashlib.sha256()
+    for path in sorted([ROOT / "pyproject.toml", *_files(ROOT / "images"), *_files(ROOT / "mlaas")]):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+
+def golden(builds: Sequence[Sequence[str]] = ((),)) -> Path:
+    """The data folder of an engine that holds the product's images; each of `builds` is a list of arguments of images/build."""
+    folder = CACHE / "golden"
+    stamp = folder / "stamp"
+    wanted = json.dumps([build_digest(), [list(arguments) for arguments in builds]])
+    with locked(folder / "lock"):
+        if not stamp.exists() or stamp.read_text() != wanted:
+            stamp.unlink(missing_ok=True)
+            with bridge() as network:
+                daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-golden-")), folder / "data", network)
+                try:
+                    daemon.start()
+                    for arguments in builds:
+                        _build(daemon.url, arguments)
+                finally:
+                    daemon.remove()
+            stamp.write_text(wanted)
+    return folder / "data"
+
+
+def _build(url: str, arguments: Sequence[str]) -> None:
+    command = [str(ROOT / "images" / "build"), *arguments]
+    environment = os.environ | {"DOCKER_HOST": url}
+    print(f"== {shlex.join(command)}", file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT, timeout=2400)
