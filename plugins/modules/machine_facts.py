@@ -1,0 +1,111 @@
+#!/usr/bin/python
+"""Ansible module: what a preflight must know of a machine, in one look."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: machine_facts
+short_description: Say what a preflight must know of a machine
+description:
+  - One look instead of many tasks; it changes nothing.
+  - A port of a running container counts as ours when the container belongs to the Compose project that is named.
+options:
+  folders: {description: Folders whose disk is measured. Those that are not there yet are measured at the nearest one above., type: list, elements: path, default: []}
+  ports: {description: TCP ports to look at., type: list, elements: int, default: []}
+  project: {description: Name of the Compose project that is ours., type: str, default: mlaas}
+  file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
+author: [The MLaaS4HEP developers]
+attributes:
+  check_mode: {support: full, description: It changes nothing.}
+"""
+
+EXAMPLES = r"""
+- name: Look at the machine
+  mlaas4hep.mlaas.machine_facts:
+    folders: [/var/lib/mlaas]
+    ports: [4433]
+  register: machine
+"""
+
+RETURN = r"""
+memory: {description: Bytes of memory., type: int, returned: always}
+disks: {description: Free bytes by folder., type: dict, returned: always}
+taken: {description: Those of the ports on which a program that is not ours listens., type: list, returned: always}
+time: {description: Seconds since 1970 by the machine's clock., type: float, returned: always}
+architecture: {description: Architecture as the kernel names it., type: str, returned: always}
+project: {description: Whether the Compose project is there., type: bool, returned: always}
+docker: {description: Path of the Docker client or an empty text., type: str, returned: always}
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+LISTEN = "0A"
+
+
+def _memory() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:"))
+
+
+def _free(folder: str) -> int:
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _listening() -> set[int]:
+    ports = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        rows = table.read_text().splitlines()[1:] if table.exists() else []
+        ports.update(int(row.split()[1].rpartition(":")[2], 16) for row in rows if row.split()[3] == LISTEN)
+    return ports
+
+
+def _ours(module: AnsibleModule, docker: str) -> set[int]:
+    """The published ports of our containers; without an engine that answers, none."""
+    if not docker:
+        return set()
+    label = "label=com.docker.compose.project=" + module.params["project"]
+    status, ids, _ = module.run_command([docker, "ps", "--quiet", "--filter", label])
+    if status or not ids.split():
+        return set()
+    status, found, _ = module.run_command([docker, "inspect", "--format", "{{json .HostConfig.PortBindings}}", *ids.split()])
+    if status:
+        return set()
+    bindings = [json.loads(line) or {} for line in found.splitlines()]
+    return {int(place["HostPort"]) for container in bindings for places in container.values() for place in places or [] if place["HostPort"]}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "folders": {"type": "list", "elements": "path", "default": []},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "project": {"type": "str", "default": "mlaas"},
+            "file": {"type": "path", "default": "/opt/mlaas/compose.yaml"},
+        },
+        supports_check_mode=True,
+    )
+    docker = module.get_bin_path("docker") or ""
+    wanted = set(module.params["ports"]) & _listening()
+    module.exit_json(
+        memory=_memory(),
+        disks={folder: _free(folder) for folder in module.params["folders"]},
+        taken=sorted(wanted - _ours(module, docker)) if wanted else [],
+        time=time.time(),
+        architecture=os.uname().machine,
+        docker=docker,
+        project=Path(module.params["file"]).exists(),
+    )
+
+
+if __name__ == "__main__":
+    main()
