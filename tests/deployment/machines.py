@@ -32,6 +32,7 @@ def environment(found: Machines) -> dict[str, str]:
         "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
+        "NO_COLOR": "1",
     }
 
 

@@ -316,7 +316,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
 
-def golden(builds: Sequence[Sequence[str]] = ((),)) -> Path:
+def golden(builds: Sequence[Sequence[str]] = (("--host-cas",),)) -> Path:
     """The data folder of an engine that holds the product's images; each of `builds` is a list of arguments of images/build."""
     folder = CACHE / "golden"
     stamp = folder / "stamp"
