@@ -35,6 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 made: {description: Whether a new secret was generated., type: bool, returned: always}
+state: {description: A text that changes whenever the file does and tells nothing of its content., type: str, returned: always}
 """
 
 import os
@@ -111,7 +112,7 @@ def main() -> None:
                 path.chmod(mode)
     except OSError as error:
         module.fail_json(msg=f"the secret {path} cannot be written: {error.strerror}")
-    module.exit_json(changed=changed, made=made)
+    module.exit_json(changed=changed, made=made, state=str(path.stat().st_mtime_ns) if path.exists() else "")
 
 
 if __name__ == "__main__":
