@@ -27,10 +27,13 @@ def collections_path() -> Path:
 
 def environment(home: Path) -> dict[str, str]:
     """The environment in which Ansible finds the collection, its own programs, and no configuration of the user; `home` takes what it writes."""
+    home.mkdir(parents=True, exist_ok=True)
+    configuration = home / "ansible.cfg"
+    configuration.touch()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     return kept | {
         "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
-        "ANSIBLE_CONFIG": os.devnull,
+        "ANSIBLE_CONFIG": str(configuration),
         "ANSIBLE_HOME": str(home),
         "ANSIBLE_LOCALHOST_WARNING": "false",
         "ANSIBLE_NOCOLOR": "true",
