@@ -19,6 +19,7 @@ from mlaas.commands_service import predict as predicting
 from mlaas.demo import COMPRESSIONS, LAYOUTS, PROFILES
 from mlaas.errors import Cancelled, MLaaSError
 from mlaas.signals import stopping
+from mlaas.tosca import flags as tosca
 
 _FLAGS: dict[str, dict[str, Any]] = {
     "--files": {"help": "text file with one path per line (# skips a line), or a comma list; local paths, globs, root://, http(s)://, s3://"},
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (_workflow, _specs, _inspect, _prepare, _fit, _predict, _replay, _generate, _version):
         add(stages)
     service.add(stages, _command)
+    tosca.add(stages, _command)
     return top
 
 
