@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# ruff: noqa: UP017, B905, RUF007 (Python 3.9)
 """The TLS certificate of the MLaaS4HEP gateway: made, checked, renewed, swapped.
 
     mlaas-tls check   < {"certificate": PEM, "key": PEM, "ca": PEM, "names": [...]}    says what does not fit
@@ -41,13 +42,13 @@ HOUR = timedelta(hours=1)
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
-class Failure(Exception):
+class TlsError(Exception):
     """What went wrong, in sentences."""
 
     status = 1
 
 
-class NotRenewed(Failure):
+class NotRenewedError(TlsError):
     """The renewal failed; the old certificate still holds."""
 
     status = 3
@@ -63,7 +64,7 @@ def main() -> int:
             return _told(problems(json.load(sys.stdin)))
         site = Site(json.loads(Path(options.config).read_text()))
         print({"install": site.install, "renew": site.renew, "show": site.show}[options.command]())
-    except Failure as failure:
+    except TlsError as failure:
         print(failure, file=sys.stderr)
         return failure.status
     except OSError as error:
@@ -105,7 +106,7 @@ class Site:
         else:
             said = self._reloaded("unchanged")
         if source == "provided" and (left := days_left(self._leaf())) < self.conf["renew_days"]:
-            raise NotRenewed(f"the certificate ends in {left:.0f} days: provide a new one (tls_certificate, tls_key)")
+            raise NotRenewedError(f"the certificate ends in {left:.0f} days: provide a new one (tls_certificate, tls_key)")
         return said
 
     def show(self) -> str:
@@ -129,7 +130,7 @@ class Site:
         """Why a new certificate is needed, or nothing."""
         try:
             leaf, origin = self._leaf(), json.loads((self.folder / "origin.json").read_text())
-        except (OSError, ValueError, Failure):
+        except (OSError, ValueError, TlsError):
             return "there is none yet"
         if origin != self._origin():
             return "what it is made from has changed"
@@ -144,7 +145,7 @@ class Site:
     def _put(self, given: dict[str, str]) -> str:
         wrong = problems({**given, "names": self.conf["names"]})
         if wrong:
-            raise Failure("\n".join(wrong))
+            raise TlsError("\n".join(wrong))
         origin = json.dumps(self._origin())
         group = grp.getgrnam(self.conf["group"]).gr_gid
         wanted = {
@@ -206,40 +207,52 @@ class Site:
         return {"certificate": pem(leaf), "key": key_pem(key), "ca": authority.trust}
 
     def _acme(self, reason: str) -> dict[str, str]:
-        acme, folder = self.conf["acme"], Path(self.conf["acme"]["folder"])
+        folder = Path(self.conf["acme"]["folder"])
         if self.addresses:
-            raise Failure(f"ACME gives no certificate for the address {self.addresses[0]}: set mlaas_host_name and tls_names to DNS names")
+            raise TlsError(f"ACME gives no certificate for the address {self.addresses[0]}: set mlaas_host_name and tls_names to DNS names")
         live, issued = folder / "config" / "live" / "mlaas", folder / "issued.json"
         origin = json.dumps(self._origin())
         fetched = issued.exists() and issued.read_text() == origin and self._fresh(live / "fullchain.pem")
         if not fetched:
-            command = ["certbot", "certonly", "--config", str(folder / "cli.ini"), "--non-interactive", "--cert-name", "mlaas", "--force-renewal"]
-            command += ["--renew-with-new-domains", "--key-type", self.conf["key_type"]]
-            environment = {**os.environ, **({"REQUESTS_CA_BUNDLE": acme["trust"]} if acme["trust"] else {})}
             try:
-                _run([*command, *(part for name in self.names for part in ("-d", name))], "", environment, _certbot_says)
-            except Failure as failure:
+                self._certbot()
+            except TlsError as failure:
                 raise self._kept(reason, str(failure)) from None
             write(issued, origin, 0o644)
         ca = folder / "ca.pem"
         given = {"certificate": live / "fullchain.pem", "key": live / "privkey.pem", "ca": ca}
         return {name: path.read_text() if path.exists() else "" for name, path in given.items()}
 
+    def _certbot(self, again: bool = False) -> None:
+        acme = self.conf["acme"]
+        folder, log = Path(acme["folder"]), Path(acme["logs"]) / "letsencrypt.log"
+        command = ["certbot", "certonly", "--config", str(folder / "cli.ini"), "--non-interactive", "--cert-name", "mlaas", "--force-renewal"]
+        command += ["--renew-with-new-domains", "--key-type", self.conf["key_type"]]
+        environment = {**os.environ, **({"REQUESTS_CA_BUNDLE": acme["trust"]} if acme["trust"] else {})}
+        try:
+            _run([*command, *(part for name in self.names for part in ("-d", name))], "", environment, lambda said: _certbot_says(said, log))
+        except TlsError as failure:
+            accounts = folder / "config" / "accounts"
+            if again or "accountDoesNotExist" not in str(failure) or not accounts.exists():
+                raise
+            shutil.rmtree(accounts)  # the server has forgotten us, as one that was set up anew does
+            self._certbot(again=True)
+
     def _fresh(self, path: Path) -> bool:
         """A certificate that was fetched, but not put in place because something stopped it."""
         try:
             return fingerprint(certificates(path.read_text())[0]) != fingerprint(self._leaf())
-        except (OSError, Failure):
+        except (OSError, TlsError):
             return path.exists()
 
-    def _kept(self, reason: str, why: str) -> Failure:
+    def _kept(self, reason: str, why: str) -> TlsError:
         text = f"no certificate from {self.conf['acme']['directory']} ({reason}): {why}"
         try:
             leaf = self._leaf()
-        except (OSError, Failure):
-            return Failure(text)
+        except (OSError, TlsError):
+            return TlsError(text)
         good = days_left(leaf) > 0 and not uncovered(leaf, *split(self.conf["names"]))
-        return NotRenewed(f"{text}; the old one stays and holds until {ending(leaf)}") if good else Failure(text)
+        return NotRenewedError(f"{text}; the old one stays and holds until {ending(leaf)}") if good else TlsError(text)
 
 
 class Authority:
@@ -301,7 +314,7 @@ def problems(given: dict[str, Any]) -> list[str]:
         chain = certificates(given["certificate"], "tls_certificate")
         key = load_key(given["key"].encode())
         roots = certificates(given["ca"], "tls_ca") if given.get("ca", "").strip() else []
-    except Failure as failure:
+    except TlsError as failure:
         return [str(failure)]
     leaf, now = chain[0], datetime.now(timezone.utc)
     found = []
@@ -373,7 +386,8 @@ def covered(leaf: x509.Certificate) -> tuple[list[str], list[Address]]:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return [], []
-    return [name.lower() for name in names.get_values_for_type(x509.DNSName)], list(names.get_values_for_type(x509.IPAddress))
+    addresses = [ipaddress.ip_address(str(address)) for address in names.get_values_for_type(x509.IPAddress)]
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)], addresses
 
 
 # small parts
@@ -383,7 +397,7 @@ def running() -> list[list[str]]:
     """The running containers that must be told, each with how; none where no Docker runs."""
     try:
         told = _run(["docker", "ps", "--filter", f"label={LABEL}", "--format", '{{.Names}} {{.Label "' + LABEL + '"}}'], "docker ps")
-    except Failure:
+    except TlsError:
         return []
     return [line.split(maxsplit=1) for line in told.splitlines()]
 
@@ -409,20 +423,20 @@ def certificates(text: str, what: str = "the certificate") -> list[x509.Certific
     """The certificates of a PEM text."""
     blocks = re.findall("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", text, re.DOTALL)
     if not blocks:
-        raise Failure(f"{what} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
+        raise TlsError(f"{what} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")
     try:
         return [x509.load_pem_x509_certificate(block.encode()) for block in blocks]
     except ValueError:
-        raise Failure(f"{what} is damaged: a certificate in it cannot be read") from None
+        raise TlsError(f"{what} is damaged: a certificate in it cannot be read") from None
 
 
 def load_key(text: bytes) -> Any:
     try:
         return serialization.load_pem_private_key(text, None)
     except TypeError:
-        raise Failure("tls_key is encrypted with a passphrase: give it without one (openssl pkey -in KEY), in a vault") from None
+        raise TlsError("tls_key is encrypted with a passphrase: give it without one (openssl pkey -in KEY), in a vault") from None
     except Exception:  # the library has an exception of its own for each kind of damage
-        raise Failure("tls_key holds no private key in PEM form that can be read") from None
+        raise TlsError("tls_key holds no private key in PEM form that can be read") from None
 
 
 def new_key(kind: str) -> Any:
@@ -487,6 +501,7 @@ def _write_new(path: Path, text: str, mode: int, group: int) -> None:
 
 def swap(folder: Path, files: dict[str, tuple[str, int, int]]) -> None:
     """Replace all files at once: they are links through ..data, which one rename turns to the new set, in containers that mount the folder, too."""
+    before = folder / (folder / "..data").readlink() if (folder / "..data").is_symlink() else None
     made = Path(tempfile.mkdtemp(prefix="..set-", dir=folder))
     made.chmod(0o755)
     for name, (text, mode, group) in files.items():
@@ -495,12 +510,12 @@ def swap(folder: Path, files: dict[str, tuple[str, int, int]]) -> None:
     for name in files:
         _link(folder / name, f"..data/{name}")
     for old in folder.glob("..set-*"):
-        if old != made:
+        if old not in (made, before):  # somebody may be reading the one before
             shutil.rmtree(old)
 
 
 def _link(path: Path, target: str) -> None:
-    if path.is_symlink() and os.readlink(path) == target:  # noqa: PTH115
+    if path.is_symlink() and str(path.readlink()) == target:
         return
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
@@ -512,21 +527,25 @@ def _run(command: list[str], what: str, environment: Any = None, says: Any = Non
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CERTBOT_TIME, env=environment, check=False)
     except FileNotFoundError:
-        raise Failure(f"the program {command[0]} is missing") from None
+        raise TlsError(f"the program {command[0]} is missing") from None
     except subprocess.TimeoutExpired:
-        raise Failure(f"{what or command[0]}: no answer within {CERTBOT_TIME} s") from None
+        raise TlsError(f"{what or command[0]}: no answer within {CERTBOT_TIME} s") from None
     if done.returncode:
         told = says(done.stdout + done.stderr) if says else f"{what}: {(done.stderr.strip() or done.stdout.strip())[-300:]}"
-        raise Failure(told)
+        raise TlsError(told)
     return done.stdout
 
 
-def _certbot_says(output: str) -> str:
+def _certbot_says(output: str, log: Path) -> str:
     """Its reason, without the advice around it."""
-    details = list(dict.fromkeys(re.findall(r"^\s*Detail: (.+)$", output, re.MULTILINE)))
+    if details := dict.fromkeys(re.findall(r"^\s*Detail: (.+)$", output, re.MULTILINE)):
+        return "; ".join(details)
+    # the answers of the server are in the log only: with Debian's libraries an error of its own hides them
+    if answers := re.findall(r"^acme\.messages\.Error: (?:urn:ietf:params:acme:error:)?(.+)$", log.read_text() if log.exists() else "", re.MULTILINE):
+        return str(answers[-1])
     noise = re.compile(r"^(Saving debug log|Ask for help|See the logfile|- - -|Hint:|Account registered|Requesting|Renewing)|^\s*$")
     lines = [line.strip() for line in output.splitlines() if not noise.match(line)]
-    return "; ".join(details) or (lines[-1] if lines else "certbot said nothing; see its log in /var/log/mlaas-tls")
+    return lines[-1] if lines else f"certbot said nothing; see its log {log}"
 
 
 if __name__ == "__main__":
