@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCRIPTS := bootstrap.sh .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint bench docs clean
+.PHONY: help demo deploy test unit lint bench docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -19,6 +19,10 @@ test: ## lint, then all tests; ends with what this machine could not run
 	@$(MAKE) --no-print-directory lint
 	@echo '== tests'
 	@$(PY) -m tests.lanes
+
+deploy: ## install the service on this machine (ARGS="--check", ARGS=path/of/inventory, ...)
+	@./bootstrap.sh deploy
+	@.venv/bin/mlaas deploy $(or $(ARGS),local)
 
 unit: ## the fast tests only
 	@./bootstrap.sh all deploy tosca molecule test lint

@@ -35,6 +35,12 @@ system_package() {
     fi
 }
 
+# apache_module MODULE PACKAGE WHAT-FOR
+apache_module() {
+    [ -e "/usr/lib/apache2/modules/$1.so" ] && return
+    if debian_root; then apt_install "$2" || say "the package $2 could not be installed: $3 will not work"; fi
+}
+
 usable_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 usable_venv() { usable_python "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1; }
@@ -116,6 +122,13 @@ test_packages() {
     system_package dockerd docker.io "the tests of jobs in containers"
     system_package iptables iptables "the tests of jobs in containers"
     system_package mmdebstrap mmdebstrap "the tests of jobs in containers"
+    system_package sshd openssh-server "the tests of mlaas doctor"
+    system_package certbot certbot "the tests of ACME"
+    system_package pebble pebble "the tests of ACME"
+    system_package apache2 apache2 "the tests of the gateway"
+    apache_module mod_auth_openidc libapache2-mod-auth-openidc "the tests of the gateway"
+    system_package voms-proxy-init voms-clients "the tests of the XRootD proxy"
+    system_package xrdcp xrootd-client "the tests of the XRootD proxy"
 }
 
 main() {

@@ -29,6 +29,7 @@ PACKAGES = {
     "initdb": "postgresql",
     "node": "nodejs",
     "oidc-agent": "oidc-agent-cli",
+    "sshd": "openssh-server",
 }
 HARDWARE = {"gpu": "nvidia-smi"}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "tests"  # the whole output of each suite
 LANES = {
-    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service"]},
+    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"]},
     "deployment": {"entrances": ["tests/gateway", "tests/xrootd"], "deployment": ["tests/deployment"]},
 }
 PERIOD = 30.0  # s between lines of progress
