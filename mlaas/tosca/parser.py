@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from mlaas.tosca.document import Document, Finding
+from mlaas.tosca.document import Document, Finding, leaves
 
 
 def parse(document: Document, imports: Mapping[str, Path]) -> Iterator[Finding]:
@@ -20,21 +20,21 @@ def parse(document: Document, imports: Mapping[str, Path]) -> Iterator[Finding]:
     try:
         load(str(document.path.resolve()), local_defs={address: str(path.resolve()) for address, path in imports.items()})
     except known.TOSCAException as error:
-        for reason in _reasons(str(error)):
+        reasons = [" ".join(str(found).split()) for found in known.ExceptionCollector.getExceptions()] or [str(error)]
+        for reason in dict.fromkeys(reasons):
             yield document.finding(_place(document, reason), f"tosca-parser: {reason}")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its own faults on what it does not expect
+    except (AttributeError, KeyError, TypeError, ValueError, re.error) as error:  # its own faults on what it does not expect
         yield document.finding((), f"tosca-parser cannot read it: {type(error).__name__}: {error}")
-
-
-def _reasons(text: str) -> Iterator[str]:
-    """The single reasons out of its list, of which each has a line with the name of its exception."""
-    found = [" ".join(part.split()) for part in re.split(r"\n\s*(?:\w+Error|\w+Exception|\w+): ", text.replace("\r", "")) if part.strip()]
-    kept = [part for part in found if "failed pre-parser verification" not in part and "failed with:" not in part]
-    yield from dict.fromkeys(kept or found)
+    finally:
+        known.ExceptionCollector.stop()
 
 
 def _place(document: Document, reason: str) -> tuple[str | int, ...]:
-    """The deepest place in the template whose names are all quoted in the reason, as far as one is."""
+    """The place in the template of which the reason quotes the most names, or a value that it quotes."""
     names = set(re.findall(r'["\'`]([\w.-]+)["\'`]', reason))
-    places = [place for place in document.lines if place and place[0] == "topology_template" and place[-1] in names]
-    return max(places, key=lambda place: (sum(step in names for step in place), -len(place)), default=())
+    found = [
+        (place, value)
+        for place, value in leaves(document.data)
+        if place[:1] == ("topology_template",) and (place[-1] in names or str(value) in names)
+    ]
+    return max((place for place, _ in found), key=lambda place: (sum(step in names for step in place), -len(place)), default=())

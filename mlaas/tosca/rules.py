@@ -145,7 +145,7 @@ def _default(document: Document, place: Place, entry: dict[str, Any]) -> Iterato
         kind = "list" if isinstance(value, list) else "map"
         yield document.finding(where, f"the default of {name} is a {kind} of maps, which dodas refuses; write ports and users where they are used")
         return
-    if isinstance(entry.get("type"), str) and not any(found.line == document.lines.get(where) for found in _constraints(document, (), "", entry)):
+    if isinstance(entry.get("type"), str) and not list(_constraints(document, place, str(name), entry)):
         for reason in misfits(value, entry["type"], entry.get("constraints")):
             yield document.finding(where, f"the default of {name} {reason}")
 
