@@ -14,7 +14,8 @@ name: environment
 short_description: A mapping as a file of environment variables
 description:
   - Lists become comma lists, mappings JSON, booleans C(true) and C(false). A value of null is left out.
-  - Values stand in single quotes, in which Compose replaces nothing. A value that holds a single quote or a new line cannot be written and is refused.
+  - Values stand in single quotes, in which Compose replaces nothing.
+  - A value that holds a single quote or a new line cannot be written and is refused.
 positional: _input
 options:
   _input: {description: The variables., type: dict, required: true}

@@ -15,7 +15,8 @@ DOCUMENTATION = r"""
 name: unknown_variables
 short_description: A sentence for each variable that looks like one of a role, but is none
 description:
-  - A variable looks like one of a role when it begins with the role's name and an underscore. Those that exist stand in the roles' argument_specs.yml.
+  - A variable looks like one of a role when it begins with the role's name and an underscore.
+  - Those that exist stand in the roles' argument_specs.yml.
 options:
   _terms: {description: Folder of the roles., type: list, elements: path, required: true}
   foreign: {description: Names that are somebody else's., type: list, elements: str, default: []}

@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 ---
 module: machine_facts
@@ -11,7 +18,11 @@ description:
   - One look instead of many tasks; it changes nothing.
   - A port of a running container counts as ours when the container belongs to the Compose project that is named.
 options:
-  folders: {description: Folders whose disk is measured. Those that are not there yet are measured at the nearest one above., type: list, elements: path, default: []}
+  folders:
+    description: Folders whose disk is measured. Those that are not there yet are measured at the nearest one above.
+    type: list
+    elements: path
+    default: []
   ports: {description: TCP ports to look at., type: list, elements: int, default: []}
   project: {description: Name of the Compose project that is ours., type: str, default: mlaas}
   file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
@@ -37,13 +48,6 @@ architecture: {description: Architecture as the kernel names it., type: str, ret
 project: {description: Whether the Compose project is there., type: bool, returned: always}
 docker: {description: Path of the Docker client or an empty text., type: str, returned: always}
 """
-
-import json
-import os
-import time
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 LISTEN = "0A"
 

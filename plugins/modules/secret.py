@@ -3,6 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 ---
 module: secret
@@ -37,13 +44,6 @@ RETURN = r"""
 made: {description: Whether a new secret was generated., type: bool, returned: always}
 state: {description: A text that changes whenever the file does and tells nothing of its content., type: str, returned: always}
 """
-
-import os
-import secrets
-import stat
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 
 def _text(module: AnsibleModule) -> str:
