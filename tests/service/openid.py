@@ -26,22 +26,23 @@ USERS = {"alice": ["/mlaas/users", "/cms/higgs"], "bob": ["/other"], "carol": ["
 
 
 class Provider:
-    """The provider at `url` (its issuer)."""
+    """The provider at `url` (its issuer); `plain` is its address without TLS."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, plain: str = "") -> None:
         self.url = url
+        self.plain = plain or url
 
     def token(self, user: str = "alice", *, scope: str = "") -> str:
         """An access token of a user, as the provider issues it (password grant)."""
         form = {"grant_type": "password", "client_id": CLIENT, "username": user, "password": "test", "scope": scope}
-        answer = httpx.post(f"{self.url}/token", data=form, trust_env=False)
+        answer = httpx.post(f"{self.plain}/token", data=form, trust_env=False)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["access_token"])
 
     def robot(self) -> str:
         """An access token of a client without a user (client credentials)."""
         form = {"grant_type": "client_credentials", "client_id": "robot", "client_secret": "robot-secret-robot-secret-robot-1"}
-        return str(httpx.post(f"{self.url}/token", data=form, trust_env=False).json()["access_token"])
+        return str(httpx.post(f"{self.plain}/token", data=form, trust_env=False).json()["access_token"])
 
     def sign(self, header: dict[str, Any] | None = None, without: tuple[str, ...] = (), **claims: Any) -> str:
         """A token signed with the provider's key whose claims are those of a good token of alice, but for what is given."""
@@ -82,7 +83,7 @@ class Provider:
         }
 
     def _control(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}/test/{name}", json=body, trust_env=False)
+        answer = httpx.post(f"{self.plain}/test/{name}", json=body, trust_env=False)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -90,7 +91,7 @@ class Provider:
 
 @contextmanager
 def provider(**environment: str) -> Iterator[Provider]:
-    """A provider of one's own, with settings of provider.mjs (TTL, AUDIENCE, ALG, ISSUER, PORT)."""
+    """A provider of one's own, with settings of provider.mjs (TTL, AUDIENCE, ALG, ISSUER, PORT, TLS_PORT, ...)."""
     folder = installed()
     process = subprocess.Popen(
         ["node", str(folder / "provider.mjs")],
@@ -109,7 +110,8 @@ def provider(**environment: str) -> Iterator[Provider]:
                 break
         else:
             pytest.fail("the OpenID provider did not start")
-        yield Provider(json.loads(line)["issuer"])
+        told = json.loads(line)
+        yield Provider(told["issuer"], f"http://127.0.0.1:{told['port']}")
     finally:
         process.stdin.close()
         process.stdout.close()

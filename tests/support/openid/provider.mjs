@@ -1,6 +1,7 @@
 // A real OpenID provider for the tests; it ends when its standard input does.
 //
-// Settings by the environment: HOST, PORT (0: a free one), ISSUER (default: where it listens), AUDIENCE, TTL (s), ALG (RS256, ES256).
+// Settings by the environment: HOST, PORT (0: a free one), ISSUER (default: where it listens), AUDIENCE, TTL (s), ALG (RS256, ES256);
+// REDIRECT, SIGNED_OUT (addresses of the client `gateway`, comma lists); TLS_PORT, TLS_CERT, TLS_KEY (serve with TLS, too).
 // It prints one line of JSON, {"issuer": ..., "port": ...}, when it is ready.
 //
 // Below /test/ is what no real provider has:
@@ -9,7 +10,9 @@
 //   POST /test/approve {user_code, user}  what the user does in a browser during a device flow; {user_code, deny: true} refuses
 //   POST /test/down {down: true}    answer every request of the protocol with 503
 //   GET  /test/requests             how often each path of the protocol was asked for
+import fs from 'node:fs';
 import http from 'node:http';
+import https from 'node:https';
 import Provider, { errors } from 'oidc-provider';
 import { exportJWK, generateKeyPair, SignJWT } from 'jose';
 
@@ -32,7 +35,8 @@ const clients = [
   { client_id: 'robot', client_secret: 'robot-secret-robot-secret-robot-1', grant_types: ['client_credentials'], redirect_uris: [], response_types: [], groups: ['/mlaas/users'] },
   { client_id: 'agent', client_secret: 'agent-secret-agent-secret-agent-1', grant_types: [device, 'refresh_token'], redirect_uris: [], response_types: [] },
   { client_id: 'gateway', client_secret: 'gateway-secret-gateway-secret-1', grant_types: ['authorization_code', 'refresh_token'],
-    redirect_uris: (env.REDIRECT ?? 'http://127.0.0.1:4180/oauth2/callback').split(','), response_types: ['code'] },
+    redirect_uris: (env.REDIRECT ?? 'http://127.0.0.1:4180/oauth2/callback').split(','), response_types: ['code'],
+    post_logout_redirect_uris: (env.SIGNED_OUT ?? '').split(',').filter(Boolean) },
 ];
 
 const resourceServer = { scope: scopes, audience, accessTokenFormat: 'jwt', jwt: { sign: { alg: algorithm } }, accessTokenTTL: lifetime };
@@ -134,7 +138,7 @@ async function body(request) {
   return JSON.parse(Buffer.concat(parts).toString() || '{}');
 }
 
-const server = http.createServer(async (request, response) => {
+async function answer(request, response) {
   const path = request.url.split('?')[0];
   const control = controls[path];
   if (!control) {
@@ -150,8 +154,10 @@ const server = http.createServer(async (request, response) => {
     response.writeHead(400).end(String(error));
   }
   return undefined;
-});
+}
 
+if (env.TLS_PORT) https.createServer({ cert: fs.readFileSync(env.TLS_CERT), key: fs.readFileSync(env.TLS_KEY) }, answer).listen(Number(env.TLS_PORT), '127.0.0.1');
+const server = http.createServer(answer);
 server.listen(Number(env.PORT ?? 0), env.HOST ?? '127.0.0.1', async () => {
   const { port } = server.address();
   issuer = env.ISSUER ?? `http://127.0.0.1:${port}`;
