@@ -80,6 +80,10 @@ class Authenticator:
         """A token for a call between the parts of the service on behalf of a user; valid for two minutes."""
         return internal.call_token(identity, self._key)
 
+    def end_session(self, identity: Identity) -> str:
+        """Where a browser ends the session of an identity at its provider; empty where there is no such address."""
+        return self._oidc.end_session(identity) if self._oidc is not None else ""
+
     def seal(self, identity: Identity) -> str:
         """The session cookie of an identity."""
         return session.seal(identity, self._sessions)

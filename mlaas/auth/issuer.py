@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ RETRY = 5.0  # s between two tries while there are no keys at all
 TIMEOUT = 5.0  # s
 LARGEST = 1_000_000  # bytes of a document
 MOST_KEYS = 8  # tried for a token that names none
+_PLAIN = re.compile(r"[!-~]{1,1000}")
 KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Issuer:
 
     def __init__(self, url: str, ca_file: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.url = url
+        self.end_session = ""  # where a browser ends its session at the provider; known once keys were fetched
         self._loopback = _check_url(url, "MLAAS_OIDC_ISSUERS")
         self._ca_file = ca_file
         self._clock = clock
@@ -96,6 +100,7 @@ class Issuer:
             if not isinstance(address, str):
                 raise ValueError("its discovery document names no jwks_uri")  # noqa: TRY004
             _check_url(address, "jwks_uri")
+            self.end_session = _address(document.get("end_session_endpoint"))
             keys = (await _json(client, address)).get("keys")
         if not isinstance(keys, list):
             raise ValueError("its key set has no list of keys")  # noqa: TRY004
@@ -109,6 +114,15 @@ class Issuer:
                 return []  # not remembered: anybody can make up names
             self._usable[kid, algorithm] = found
         return self._usable[kid, algorithm]
+
+
+def _address(found: Any) -> str:
+    """An address that a provider names for browsers; empty where it names none that can be used."""
+    with suppress(UserError):
+        if isinstance(found, str) and _PLAIN.fullmatch(found):
+            _check_url(found, "end_session_endpoint")
+            return found
+    return ""
 
 
 async def _json(client: httpx.AsyncClient, url: str) -> dict[str, Any]:

@@ -109,6 +109,11 @@ class Oidc:
             expires=float(claims["exp"]),
         )
 
+    def end_session(self, identity: Identity) -> str:
+        """Where a browser ends the session of an identity at its provider (RP-initiated logout); empty where the provider has no such address."""
+        issuer = self.issuers.get(identity.issuer)
+        return issuer.end_session if issuer else ""
+
     def expired(self, identity: Identity) -> bool:
         """Whether the token of an identity has expired since it was verified."""
         return 0 < identity.expires <= time.time() - self._settings.oidc_leeway

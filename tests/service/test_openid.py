@@ -7,6 +7,7 @@ import base64
 import hmac
 import json
 import time
+from dataclasses import replace
 
 import jwt
 import pytest
@@ -49,6 +50,13 @@ def refused(found, token, **changes):
         known(found, token, **changes)
     assert token[:20] not in str(caught.value)
     return caught.value
+
+
+def test_where_a_browser_ends_its_session(openid):
+    found = door(openid)
+    who = asyncio.run(found.authenticate(openid.token()))
+    assert found.end_session(who) == f"{openid.url}/session/end"
+    assert found.end_session(replace(who, issuer="https://other.example.org")) == ""
 
 
 def test_a_user(openid):

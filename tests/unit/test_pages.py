@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from mlaas.server import wire
 from mlaas.server.pages import files, forms, submit
 from mlaas.server.pages.curves import HEIGHT, WIDTH, charts
 from mlaas.server.pages.render import duration, figure, log_text, moment
-from mlaas.server.pages.session import local
+from mlaas.server.pages.session import gateway_sign_out, local
 from mlaas.server.pages.trying import Input, example, one_event
 from mlaas.server.pages.workspaces import stem
 from mlaas.web.problem import Problem
@@ -112,6 +113,13 @@ def test_only_addresses_of_this_service_are_led_to(target):
 
 
 FORM = dict.fromkeys(submit.FIELDS, "")
+
+
+def test_signing_out_behind_a_gateway_goes_on_to_the_provider():
+    assert gateway_sign_out("") == "/oauth2/sign_out"
+    onward = parse_qs(urlsplit(gateway_sign_out("https://op.example.org/end?x=1&y")).query)
+    assert onward == {"rd": ["https://op.example.org/end?x=1&y&id_token_hint={id_token}"]}
+    assert gateway_sign_out("https://op.example.org/end").endswith("end%3Fid_token_hint%3D%7Bid_token%7D")
 
 
 def test_a_form_becomes_a_submission():

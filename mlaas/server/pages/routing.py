@@ -17,10 +17,12 @@ from mlaas.auth.identity import Identity
 from mlaas.errors import MLaaSError
 from mlaas.server.deps import known
 from mlaas.server.pages.render import page
+from mlaas.web import identify
 from mlaas.web.errors import problem_of
 from mlaas.web.problem import Problem
 
 SEE_OTHER = 303
+GATEWAY_SIGN_IN = "/oauth2/start"
 Whose = Annotated[str, Query(max_length=64)]
 Text = Annotated[str, Form(max_length=1_000_000)]
 Short = Annotated[str, Form(max_length=400)]
@@ -48,16 +50,16 @@ def router() -> APIRouter:
 
 
 def refusal(request: Request, problem: Problem) -> Response:
-    """The page of an error; for who is not signed in the way to the sign-in page."""
-    if problem.status != 401:
-        return page(
-            request, "error.html.j2", getattr(request.state, "visitor", None), status=problem.status, headers=problem.headers, problem=problem
-        )
+    """The page of an error; for who is not signed in the way to the sign-in page. Behind a gateway that is the gateway's, and a page says why."""
+    gateway = identify.FORWARDED in request.headers
     target = request.url.path if request.method == "GET" else "/"
-    address = "/sign-in" + (f"?next={quote(target)}" if target != "/" else "")
-    if "HX-Request" in request.headers:
+    address = f"{GATEWAY_SIGN_IN}?rd={quote(target)}" if gateway else "/sign-in" + (f"?next={quote(target)}" if target != "/" else "")
+    if problem.status == 401 and "HX-Request" in request.headers:
         return Response(status_code=204, headers={"HX-Redirect": address})
-    return RedirectResponse(address, SEE_OTHER)
+    if problem.status == 401 and not gateway:
+        return RedirectResponse(address, SEE_OTHER)
+    who = getattr(request.state, "visitor", None)
+    return page(request, "error.html.j2", who, status=problem.status, headers=problem.headers, problem=problem, again=address)
 
 
 async def visitor(request: Request, who: Annotated[Identity, Depends(known)]) -> Identity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Query
 from starlette.requests import Request
@@ -51,11 +52,19 @@ async def begin(request: Request, token: str, target: str) -> Response:
 
 
 @routes.post("/sign-out")
-def sign_out(request: Request, _who: Visitor) -> Response:
-    """End the session; behind a gateway, that of the gateway, too."""
-    answer = to(GATEWAY_SIGN_OUT if identify.FORWARDED in request.headers else "/sign-in")
+def sign_out(request: Request, who: Visitor) -> Response:
+    """End the session; behind a gateway, that of the gateway and that of the provider, too."""
+    answer = to(gateway_sign_out(identify.authenticator(request.app).end_session(who)) if identify.FORWARDED in request.headers else "/sign-in")
     answer.delete_cookie(identify.cookie_name(request), path="/", secure=identify.secure(request), httponly=True, samesite="lax")
     return answer
+
+
+def gateway_sign_out(end_session: str) -> str:
+    """The gateway's sign-out, leading on to that of the provider: oauth2-proxy must be told where it is, and puts the ID token in."""
+    if not end_session:
+        return GATEWAY_SIGN_OUT
+    onward = f"{end_session}{'&' if '?' in end_session else '?'}id_token_hint={{id_token}}"
+    return f"{GATEWAY_SIGN_OUT}?rd={quote(onward, safe='')}"
 
 
 def local(target: str) -> str:
