@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "roles" / "backup" / "files" / "mlaas-backup"
+PROGRAM = Path(__file__).parents[2] / "roles" / "backup" / "files" / "mlaas_backup.py"
 SECRET = "a secret of the service"  # noqa: S105
 
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# ruff: noqa: UP017 (Python 3.9)
 """Back up and restore the service of this machine: one archive, checked before it is believed, put in place so that it can be undone.
 
 An archive is a tar file (gzip, and gpg where a passphrase is set): mlaas-backup.json first, which says what made it; the files of each area; the
@@ -149,9 +150,10 @@ class Sqlite:
         try:
             connection = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=rw", uri=True, timeout=60)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            return connection
         except sqlite3.DatabaseError as error:
             raise BackupError(f"the database {path} cannot be read: {error}") from None
+        else:
+            return connection
         finally:
             os.seteuid(0 if os.getuid() == 0 else os.getuid())
             os.setegid(os.getgid())
@@ -233,7 +235,7 @@ def gpg(passphrase: Path, *words: str, **streams: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def written(path: Path, passphrase: Path | None) -> Iterator[BinaryIO]:
     """A new file that only root reads, through gpg where there is a passphrase; on the disk when the block ends."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
         if passphrase is None:
             yield file
         else:
@@ -292,7 +294,7 @@ class Archive:
         self.tar.addfile(entry, io.BytesIO(content))
 
     def file(self, path: Path, name: str) -> None:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             entry = self.tar.gettarinfo(arcname=name, fileobj=file)
             entry.type, entry.linkname = tarfile.REGTYPE, ""  # a second name of a file is a file, too
             entry.size = os.fstat(file.fileno()).st_size
@@ -468,7 +470,7 @@ def restore(project: Path, archive: Path, areas: list[str], passphrase: Path | N
         shutil.rmtree(area.path / ASIDE, ignore_errors=True)
     try:
         unpack(archive, passphrase, plan, with_database, site)
-        names = {area.name: sorted(os.listdir(area.path / ASIDE / "new")) for area in plan}
+        names = {area.name: names_in(area.path / ASIDE / "new") for area in plan}
     except BaseException:
         for area in plan:
             shutil.rmtree(area.path / ASIDE, ignore_errors=True)
@@ -490,7 +492,7 @@ def replaced(area: Area, with_database: bool) -> list[str]:
     if area.name == "database":
         return list(DATABASE)
     kept = area.skip - (frozenset(DATABASE) if with_database else frozenset())
-    here = os.listdir(area.path) if area.path.is_dir() else []
+    here = names_in(area.path) if area.path.is_dir() else []
     return sorted(name for name in here if name not in kept and name not in (ASIDE, "restore.json"))
 
 
@@ -523,7 +525,7 @@ def unpack(archive: Path, passphrase: Path | None, plan: list[Area], with_databa
         elif entry.issym():
             links.append((target, entry))
         elif content is not None:
-            with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
                 copied(content, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -540,6 +542,10 @@ def unpack(archive: Path, passphrase: Path | None, plan: list[Area], with_databa
         os.utime(target, (entry.mtime, entry.mtime))
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def own(path: Path, owner: int, group: int) -> None:
     if os.getuid() == 0:
         os.chown(path, owner, group, follow_symlinks=False)
@@ -552,7 +558,7 @@ def swap(path: Path, names: list[str]) -> None:
     for name in names:
         if os.path.lexists(path / name):
             (path / name).rename(old / name)
-    for name in sorted(os.listdir(new)):
+    for name in names_in(new):
         (new / name).rename(path / name)
     if top.exists():
         found = top.stat()
@@ -570,7 +576,7 @@ def back(path: Path, new_names: list[str]) -> None:
         arrived = os.path.lexists(path / name) and not os.path.lexists(new / name)
         if arrived:
             (path / name).rename(new / name)
-    for name in sorted(os.listdir(old)):
+    for name in names_in(old):
         (old / name).rename(path / name)
     flush(path)
 
@@ -673,7 +679,7 @@ def main() -> int:
     options = parser(settings).parse_args()
     lock = Path(tempfile.gettempdir()) / f"mlaas-backup.{os.getuid()}.lock"
     try:
-        with open(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as held:
+        with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
