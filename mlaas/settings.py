@@ -97,8 +97,13 @@ class Settings(BaseSettings):
     unpacked_limit: Size = Field(50 * 10**9, description="Most that one archive may hold unpacked.")
     unpacked_files: int = Field(20_000, ge=1, description="Most files in one archive.")
     free_disk: Size = Field(1 * 10**9, description="Uploads and jobs are refused when less than this is free on the disk of the data folder.")
+    xrootd_proxy: str = Field(
+        "",
+        pattern=r"^(root://[^/\s@?#]+)?$",
+        description="XRootD proxy that root:// files are read through, e.g. root://xrootd:1094; jobs then need no credential. Empty reads directly.",
+    )
     local_data: Items = Field([], description="Folders of this machine that jobs may read files of events from, beside their workspace (comma list).")
-    redirector: str = Field("", description="Prefix for bare /store/... names in place of params.redirector, e.g. the site's XRootD proxy.")
+    redirector: str = Field("", description="Prefix for bare /store/... names in place of params.redirector, e.g. that of the site's region.")
 
     # ---- jobs
     runner: Literal["process", "docker"] = Field("process", description="What runs a job: a sandboxed process of this machine, or a container.")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from mlaas.data.credentials import scheme, storage_options
+from mlaas.data.proxied import proxied
 
 REMOTE = ("root", "http", "https", "s3")
 
@@ -43,10 +44,10 @@ def without_secrets(path: str) -> str:
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it."""
+    """The fsspec file system of a URL and the path in it; those of the site's XRootD proxy, where there is one."""
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-    fs, inner = url_to_fs(path, **storage_options(path))
+    fs, inner = url_to_fs(proxied(path), **storage_options(path))
     return fs, str(inner)
 
 
@@ -74,9 +75,11 @@ def _open_raw(path: str) -> BinaryIO:
 
 
 def openable(path: str) -> str | BinaryIO:
-    """What a reader that jumps in the file (uproot) can open: the path itself, or a temporary copy of what a server gives only as a whole."""
+    """What a reader that jumps in the file (uproot) can open: the path itself, that by the site's XRootD proxy, or a temporary copy of what a server
+    gives only as a whole.
+    """
     if scheme(path) not in ("http", "https"):
-        return path
+        return proxied(path)
     stream, is_copy = _open_far(path, block_size=1 << 16)
     if is_copy:
         return stream

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlaas.data.access import REMOTE, file_system, identity, open_binary, openable, redacted, url_path
 from mlaas.data.credentials import scheme, storage_options
+from mlaas.data.proxied import unproxied
 from mlaas.data.trouble import explain, reading
 from mlaas.errors import DataError, nearest
 
@@ -188,7 +189,7 @@ def _listed(url: str) -> list[str]:
     with reading(url):
         fs, pattern = file_system(url)
         found: Mapping[str, Mapping[str, object]] = fs.glob(pattern, detail=True)
-        names = [str(fs.unstrip_protocol(name)) for name, info in found.items() if info.get("type") == "file"]
+        names = [unproxied(str(fs.unstrip_protocol(name))) for name, info in found.items() if info.get("type") == "file"]
     if not names:
         raise DataError(f"{redacted(url)}: no file matches")
     return sorted(names, key=_natural)

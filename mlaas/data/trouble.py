@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from mlaas.data import credentials
 from mlaas.data.access import redacted
 from mlaas.data.credentials import scheme
+from mlaas.data.proxied import proxied
 from mlaas.errors import DataError, MissingExtraError, ResourceError, UserError
 
 # Packages whose exceptions are about the file, not about this program.
@@ -41,6 +42,7 @@ _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket",
     "": "check its permissions",
 }
+_PROXIED = "the site's XRootD proxy does not permit this server (its administrator adds it), or the server refuses the proxy's credential"
 
 _EXTRAS = {"xrootd": ("XRootD support", "xrootd"), "s3fs": ("S3 support", "s3"), "botocore": ("S3 support", "s3")}
 
@@ -129,7 +131,8 @@ def _refused(name: str, protocol: str, error: BaseException, text: str) -> str:
     if refused or re.search(
         r"permission denied|auth failed|authentication failed|not authorized|\[3010\]|\[3030\]|credentials|Forbidden|access denied", text, re.I
     ):
-        return f"{name} may not be read: access is refused; {_CREDENTIALS.get(protocol, _CREDENTIALS[''])}"
+        cure = _PROXIED if proxied(name) != name else _CREDENTIALS.get(protocol, _CREDENTIALS[""])
+        return f"{name} may not be read: access is refused; {cure}"
     return ""
 
 

@@ -68,9 +68,15 @@ def task_of(job: JobRecord, settings: Settings, engine: Engine) -> Task:
         cache = folder / CACHE if foreign else cache
     return Task(
         id=job.task, argv=argv, folder=folder, cache=cache, readable=_readable(upload, settings),
-        environment=dict(settings.job_environment), user=settings.job_uid_base + tenant.number, cpus=job.cpus, gpus=job.gpus,
+        environment=_environment(settings), user=settings.job_uid_base + tenant.number, cpus=job.cpus, gpus=job.gpus,
         memory=job.memory, disk=settings.job_disk, processes=settings.job_processes, time_limit=job.time_limit, log_limit=settings.job_log_limit,
     )  # fmt: skip
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The variables that the site gives every job."""
+    proxy = {"MLAAS_XROOTD_PROXY": settings.xrootd_proxy} if settings.xrootd_proxy else {}
+    return proxy | settings.job_environment
 
 
 def _upload(job: JobRecord, settings: Settings) -> Upload | None:

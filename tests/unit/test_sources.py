@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from mlaas.data import credentials, sources
-from mlaas.errors import DataError, MissingExtraError, ResourceError
+from mlaas.data.proxied import proxied, unproxied
+from mlaas.errors import DataError, MissingExtraError, ResourceError, UserError
 
 CMS = "root://cms-xrd-global.cern.ch"
 
@@ -251,6 +252,37 @@ def test_one_sentence_for_each_trouble(path, error, sentence):
     with pytest.raises(DataError, match=sentence):
         raise found
     assert "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "opened"),
+    [
+        ("root://Origin.example.org:1095//store/a.root", "root://xrootd:1094//root://origin.example.org:1095//store/a.root"),
+        ("root://h//a.root?svcClass=x", "root://xrootd:1094//root://h//a.root?svcClass=x"),
+        ("root://xrootd:1094//store/a.root", "root://xrootd:1094//store/a.root"),
+        ("https://h/a.root", "https://h/a.root"),
+        ("/store/a.root", "/store/a.root"),
+    ],
+)
+def test_the_sites_proxy(monkeypatch, path, opened):
+    assert proxied(path) == path
+    monkeypatch.setenv("MLAAS_XROOTD_PROXY", "root://xrootd:1094")
+    assert proxied(path) == opened
+    assert unproxied(opened).lower() == path.lower()
+
+
+@pytest.mark.parametrize("wrong", ["xrootd:1094", "root://xrootd:1094/", "root://user@xrootd", "https://xrootd"])
+def test_the_sites_proxy_must_be_a_server(monkeypatch, wrong):
+    monkeypatch.setenv("MLAAS_XROOTD_PROXY", wrong)
+    with pytest.raises(UserError, match="MLAAS_XROOTD_PROXY"):
+        proxied("root://h//a.root")
+
+
+def test_what_the_sites_proxy_refuses_is_not_cured_by_the_user(monkeypatch):
+    monkeypatch.setenv("MLAAS_XROOTD_PROXY", "root://xrootd:1094")
+    error = OSError("File did not open properly: [ERROR] Server responded with an error: [3010] Unable to open /root:/h/a; permission denied")
+    with pytest.raises(DataError, match="root://h//a may not be read: access is refused; the site's XRootD proxy does not permit"):
+        raise sources.explain("root://h//a", error)
 
 
 def test_a_full_disk_is_no_fault_of_the_data():
