@@ -43,6 +43,7 @@ docs: ## write mlaas/REFERENCE.md and the OpenAPI document again from the code
 	@./bootstrap.sh keras service
 	@$(PY) -m tests.reference
 	@$(PY) -m tests.openapi
+	@.venv/bin/mlaas tosca render
 
 clean: ## remove what the targets above made, the virtual environment included
 	rm -rf .venv demo bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ PACKAGES = {
     "node": "nodejs",
     "oidc-agent": "oidc-agent-cli",
     "sshd": "openssh-server",
+    "apache2": "libapache2-mod-auth-openidc",
 }
 HARDWARE = {"gpu": "nvidia-smi"}
 
