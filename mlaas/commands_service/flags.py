@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mlaas.commands_service import jobs, login, models, serve, submit
+from mlaas.commands_service import flags_deploy, jobs, login, models, serve, submit
 from mlaas.sizes import read_seconds
 
 Command = Callable[..., argparse.ArgumentParser]
@@ -19,6 +19,7 @@ def add(stages: Any, command: Command) -> None:
     """Add the commands of the service to the command line; `command` makes one."""
     for part in (_login, _submit, _workspaces, _jobs, _models, _serve):
         part(stages, command)
+    flags_deploy.add(stages, command)
 
 
 def _time(text: str) -> float:

@@ -14,7 +14,12 @@ from typing import Any
 
 from mlaas.console import Progress, Stage
 
-COLOURS = {"succeeded": "32", "running": "36", "starting": "36", "publishing": "36", "failed": "31", "timed_out": "31", "cancelled": "33"}
+COLOURS = {
+    **dict.fromkeys(("succeeded", "good"), "32"),
+    **dict.fromkeys(("running", "starting", "publishing"), "36"),
+    **dict.fromkeys(("failed", "timed_out", "bad"), "31"),
+    **dict.fromkeys(("cancelled", "warning"), "33"),
+}
 STEPS = ((60, "s"), (60, "min"), (24, "h"), (365, "days"))
 LATE = 2.0  # s of work before a bar is worth showing
 

@@ -34,8 +34,23 @@ LAYERS: dict[str, set[str]] = {
     "client": set(),
     "tosca": set(),
     "service": {"auth", "web", "store", "jobs", "inference", "server"},
+    "deploy": set(),
     "commands": {"data", "workflow", "pipeline", "demo"},
-    "commands_service": {"service", "client", "auth", "web", "store", "jobs", "inference", "server", "workflow", "models", "commands", "data"},
+    "commands_service": {
+        "service",
+        "deploy",
+        "client",
+        "auth",
+        "web",
+        "store",
+        "jobs",
+        "inference",
+        "server",
+        "workflow",
+        "models",
+        "commands",
+        "data",
+    },
     "cli": {"commands", "commands_service", "demo", "tosca"},
 }
 WORDS = {"mlaas.jobs.states"}  # only names of things, which every part may use
@@ -53,6 +68,8 @@ EXTRAS = {
     "XRootD",
     "s3fs",
     "ROOT",
+    "paramiko",
+    "ansible_runner",
 }
 SERVICE_EXTRAS = {
     "fastapi",
