@@ -1,0 +1,169 @@
+"""The Infrastructure Manager (IM) for the tests: the real one from the Python package index, in an environment of its own."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.support.vm import CACHE, locked
+
+VERSION = "2.0.0"
+# its settings are a class, which its modules read when they are imported
+START = """
+import json, sys
+from IM.config import Config
+for name, value in json.loads(sys.argv.pop()).items():
+    setattr(Config, name, value)
+from IM.im_service import main
+main()
+"""
+DUMMY = {"id": "cloud", "type": "Dummy"}
+NODE = {"id": "bare", "type": "DeployedNode"}
+ENDED = ("configured", "unconfigured", "failed")
+
+
+def installed() -> Path:
+    """The folder of its virtual environment, made once."""
+    folder = CACHE / f"im-{VERSION}"
+    with locked(CACHE / "im.lock"):
+        if not (folder / "made").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+            subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--no-cache-dir", f"IM=={VERSION}"], check=True)
+            (folder / "made").touch()
+    return folder
+
+
+@dataclass
+class Manager:
+    """A running IM."""
+
+    url: str
+    folder: Path
+
+    def request(self, method: str, path: str, cloud: dict[str, str], content: str = "", **parameters: str) -> httpx.Response:
+        """One request; the header says who asks and which cloud is meant."""
+        who = [{"id": "im", "type": "InfrastructureManager", "username": "test", "password": "test"}, cloud]
+        header = "\\n".join("; ".join(f"{key} = {value}" for key, value in entry.items()) for entry in who)
+        headers = {"Authorization": header, "Accept": "application/json"} | ({"Content-Type": "text/yaml"} if content else {})
+        return httpx.request(method, f"{self.url}{path}", content=content or None, headers=headers, params=parameters, timeout=120, trust_env=False)
+
+    def dry_run(self, template: str) -> list[dict[str, int]]:
+        """The machines that a template asks for."""
+        answer = self.request("POST", "/infrastructures", DUMMY, template, dry_run="true")
+        assert answer.status_code == 200, answer.text
+        machines: list[dict[str, int]] = answer.json()["cloud"]["compute"]
+        return machines
+
+    def create(self, template: str, cloud: dict[str, str]) -> str:
+        """Create an infrastructure; returns its path."""
+        answer = self.request("POST", "/infrastructures", cloud, template)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["uri"]).removeprefix(self.url)
+
+    def wait(self, path: str, cloud: dict[str, str], limit: float) -> str:
+        """The state in which an infrastructure ends."""
+        until = time.monotonic() + limit
+        state = ""
+        while time.monotonic() < until:
+            state = str(self.request("GET", f"{path}/state", cloud).json()["state"]["state"])
+            if state in ENDED:
+                break
+            time.sleep(3)
+        return state
+
+    def messages(self, path: str, cloud: dict[str, str]) -> str:
+        """What the machines said while they were configured."""
+        return str(self.request("GET", f"{path}/contmsg", cloud).json()["contmsg"])
+
+    def outputs(self, path: str, cloud: dict[str, str]) -> dict[str, str]:
+        """The outputs of its template."""
+        found: dict[str, str] = self.request("GET", f"{path}/outputs", cloud).json()["outputs"]
+        return found
+
+
+def free_port() -> int:
+    """A port of loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def manager(folder: Path) -> Iterator[Manager]:
+    """IM on a port of loopback, with its data in `folder`."""
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "REST_ADDRESS": "127.0.0.1",
+        "REST_PORT": port,
+        "DATA_DB": f"sqlite:///{folder / 'data'}",
+        "LOG_FILE": str(folder / "log"),
+        "LOG_LEVEL": "DEBUG",
+        "CHECK_CTXT_PROCESS_INTERVAL": 2,
+        "CONFMAMAGER_CHECK_STATE_INTERVAL": 1,
+        "UPDATE_CTXT_LOG_INTERVAL": 5,
+    }
+    environment = installed()
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [environment / "bin" / "python", "-c", START, json.dumps(settings)],
+            cwd=folder,
+            env=os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "ANSIBLE_HOST_KEY_CHECKING": "False", "HOME": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    found = Manager(f"http://127.0.0.1:{port}", folder)
+    try:
+        _answers(found, process)
+        yield found
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(found: Manager, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{found.url}/version", trust_env=False).status_code == 200:
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"IM did not start:\n{(found.folder / 'output').read_text()[-3000:]}")
+
+
+@contextmanager
+def published(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """A web server for a folder; yields its address."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer((address, 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{address}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
