@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ def spec(role: Path) -> dict[str, Any]:
 
 def sentences(text: str | list[str]) -> str:
     """A description as one line of a table."""
-    return " ".join([text] if isinstance(text, str) else text).strip().replace("|", "\\|").replace("<", "&lt;")
+    line = " ".join([text] if isinstance(text, str) else text).strip().replace("|", "\\|")
+    line = re.sub(r"\b[CIOV]\(([^)]*)\)", r"`\1`", line)
+    parts = re.sub(r"\bU\(([^)]*)\)", r"\1", line).split("`")
+    return "`".join(part if at % 2 else part.replace("<", "&lt;") for at, part in enumerate(parts))
 
 
 def kind(option: dict[str, Any]) -> str:
