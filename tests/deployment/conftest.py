@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from tests.deployment.scenarios import Scenarios, scenario_of
 from tests.support import vm
 from tests.support.programs import find_program
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know whether their test failed."""
+    report = yield
+    item.failed = report.failed or getattr(item, "failed", False)  # type: ignore[attr-defined]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from tests.support.collection import collections_path
-
 from tests.support.vm import SYSTEMS, Machines, golden, machines
 
 ROOT = Path(__file__).parents[2]

@@ -98,7 +98,7 @@ class Machines:
             return self.client.images.get(name).labels.get("recipe")
         return None
 
-    def start(self, name: str, system: str = "debian12", *, with_docker: bool = False, golden: Path | None = None) -> Machine:
+    def start(self, name: str, system: str = "debian12", *, with_docker: bool = False, golden: Path | None = None, hostname: str = "") -> Machine:
         """Boot a machine; golden: the data folder that its engine starts from."""
         image = self.image(system, with_docker)
         self.remove(name)
@@ -111,7 +111,7 @@ class Machines:
             # systemd of newer releases starts on cgroup v1 only when told so
             ["/lib/systemd/systemd", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"],
             name=name,
-            hostname=f"{name}.test",
+            hostname=hostname or f"{name}.test",
             detach=True,
             cap_add=["SYS_ADMIN", "NET_ADMIN"],
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
@@ -330,10 +330,19 @@ def golden(builds: Sequence[Sequence[str]] = (("--host-cas",),)) -> Path:
                     daemon.start()
                     for arguments in builds:
                         _build(daemon.url, arguments)
+                    _prune(daemon.url)
                 finally:
                     daemon.remove()
             stamp.write_text(wanted)
     return folder / "data"
+
+
+def _prune(url: str) -> None:
+    """Remove what no image stands on any more."""
+    client = docker.DockerClient(base_url=url, timeout=300)
+    client.containers.prune()
+    client.images.prune()
+    client.close()
 
 
 def _build(url: str, arguments: Sequence[str]) -> None:
