@@ -38,7 +38,7 @@ KEYS = (
 )
 _CHOICES = {"select", "radio", "dependent_select"}
 _TAB = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_SECRET = re.compile(r"secret|password|token|(^|_)key$")
+_SECRET = re.compile(r"secret|password|passphrase|(^|_)(token|key)$")
 _HIDING = {"password", "random_password", "hidden", "textarea"}
 
 
