@@ -27,6 +27,7 @@ from jinja2.nativetypes import NativeEnvironment
 from jinja2.runtime import Context
 
 MLAAS, GATEWAY, IDENTITY = 10001, 10002, 10004
+ROLES = Path("/roles")
 USERS = {"user": ["/mlaas/users"], "admin": ["/mlaas/users", "/mlaas/admins"]}
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 YEAR = datetime.timedelta(days=365)
@@ -178,14 +179,17 @@ def _environment(kind: type[Environment]) -> Environment:
     return made
 
 
-def gateway(target: Path, values: dict[str, Any]) -> None:
-    """The configuration of the Apache gateway."""
-    role = Path("/gateway")
-    variables = {**yaml.safe_load((role / "defaults/main.yml").read_text()), **yaml.safe_load((role / "vars/main.yml").read_text()), **values}
+def gateway(roles: Path, values: dict[str, Any]) -> dict[str, str]:
+    """The configuration of the Apache gateway, by file; `values` are what an operator sets."""
+    variables: dict[str, Any] = {"ansible_managed": "written by images/laptop"}
+    for path in ("mlaas/defaults", "gateway/defaults", "gateway/vars"):
+        variables |= yaml.safe_load((roles / path / "main.yml").read_text())
+    variables |= values | {"mlaas_image_hub": False}
+    found = {}
     for template in variables["_gateway_templates"]["apache"]:
-        text = (role / "templates" / template["src"]).read_text()
-        put(target / template["dest"], _environment(Environment).from_string(text).render({**variables, "item": template}))
-    shutil.copytree(role / "files/errors", target / "errors", dirs_exist_ok=True)
+        text = (roles / "gateway/templates" / template["src"]).read_text()
+        found[template["dest"]] = _environment(Environment).from_string(text).render({**variables, "item": template})
+    return found
 
 
 # ---- everything
@@ -206,17 +210,16 @@ def main(name: str, address: str, socket: str, socket_group: str, version: str, 
     folder(base / "identity", IDENTITY, 0o700)
     certificate(tls, name, address)
     put(trust / "ca.pem", Path("/etc/ssl/certs/ca-certificates.crt").read_text() + (tls / "ca.pem").read_text())
-    put(doors / "ca.pem", (tls / "ca.pem").read_text())
     for word in ("service-key", "metrics-token", "database-password"):
         secret(base / "secrets" / word, MLAAS)
     secret(base / "secrets" / "gateway-cookie-secret", GATEWAY, lambda: secrets.token_hex(16))
     people(base, owner)
     clients(base, name)
     issuer = f"https://{name}:9443"
-    site = {"mlaas_host_name": name, "mlaas_oidc_issuer": issuer, "mlaas_oidc_audience": "mlaas", "mlaas_oidc_client_id": "mlaas-gateway"}
-    ports = {"mlaas_server_port": 4433, "mlaas_inference_port": 8081, "mlaas_identity_port": 9443}
-    rest = {"mlaas_groups_claim": "wlcg.groups", "mlaas_image_hub": False, "ansible_managed": "written by images/laptop"}
-    gateway(doors, {**site, **ports, **rest})
+    site = {"mlaas_host_name": name, "mlaas_oidc_issuer": issuer, "mlaas_oidc_client_id": "mlaas-gateway"}
+    for file, text in gateway(ROLES, site).items():
+        put(doors / file, text)
+    shutil.copytree(ROLES / "gateway/files/errors", doors / "errors", dirs_exist_ok=True)
     common = {
         "MLAAS_OIDC_ISSUERS": issuer,
         "MLAAS_OIDC_AUDIENCES": "mlaas",

@@ -58,7 +58,7 @@ def packed() -> bytes:
     """What images/laptop needs of the repository."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
-        for path in ("images", "roles/gateway", "pyproject.toml"):
+        for path in ("images", "roles/gateway", "roles/mlaas", "pyproject.toml"):
             archive.add(ROOT / path, path)
     return made.getvalue()
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -308,6 +310,24 @@ def test_passwords_are_hashed_as_the_provider_reads_them():
     console.log(JSON.stringify(await Promise.all(tried.map(([name, password]) => users.check(name, password)))));"""
     found = subprocess.run([find_program("node"), "--input-type=module", "--eval", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == [True, False, False, False, False]
+
+
+def test_the_laptop_gets_the_gateway_that_the_role_makes():
+    """images/laptop reads the role's templates without Ansible: what comes out must be the same."""
+    site = {"mlaas_host_name": "laptop.test", "mlaas_oidc_issuer": "https://laptop.test:9443", "mlaas_oidc_client_id": "mlaas-gateway"}
+    loader = DataLoader()
+    values: dict[str, Any] = {}
+    for path in ("mlaas/defaults", "gateway/defaults", "gateway/vars"):
+        values |= loader.load_from_file(str(ROOT / "roles" / path / "main.yml"), trusted_as_template=True)
+    values |= site | {"mlaas_image_hub": False, "ansible_managed": "written by images/laptop"}
+    made = laptop().gateway(ROOT / "roles", site)
+    assert {"apache.conf", "provider.json"} <= made.keys()
+    for item in values["_gateway_templates"]["apache"]:
+        source = trust_as_template((ROOT / "roles/gateway/templates" / item["src"]).read_text())
+        templar = Templar(loader=loader, variables=values | {"item": item}).copy_with_new_env()
+        text = templar.template(source, escape_backslashes=False)  # as the module `template` does
+        found = made[item["dest"]]
+        assert (json.loads(found) if isinstance(text, dict) else found) == text
 
 
 def laptop() -> Any:
