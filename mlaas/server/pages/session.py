@@ -54,7 +54,12 @@ async def begin(request: Request, token: str, target: str) -> Response:
 @routes.post("/sign-out")
 def sign_out(request: Request, who: Visitor) -> Response:
     """End the session; behind a gateway, that of the gateway and that of the provider, too."""
-    answer = to(gateway_sign_out(identify.authenticator(request.app).end_session(who)) if identify.FORWARDED in request.headers else "/sign-in")
+    if identify.FORWARDED in request.headers:
+        address = gateway_sign_out(identify.authenticator(request.app).end_session(who))
+        # no redirect: it leads to another site in the end, where a form of ours may not (form-action)
+        answer: Response = page(request, "signing_out.html.j2", headers={"Refresh": f"0;url={address}"}, address=address)
+    else:
+        answer = to("/sign-in")
     answer.delete_cookie(identify.cookie_name(request), path="/", secure=identify.secure(request), httponly=True, samesite="lax")
     return answer
 
