@@ -17,7 +17,7 @@ def browser(gateway: Gateway, door: str = "server") -> httpx.Client:
     return gateway.client(door=door, headers=PAGE, follow_redirects=True)
 
 
-def sign_in(client: httpx.Client, path: str = "/jobs", user: str = "alice") -> httpx.Response:
+def sign_in(client: httpx.Client, path: str = "/", user: str = "alice") -> httpx.Response:
     """Ask for a page and sign in at the provider; the answer of the page at last."""
     answer = client.get(path)
     for _ in range(6):
@@ -27,8 +27,8 @@ def sign_in(client: httpx.Client, path: str = "/jobs", user: str = "alice") -> h
     raise AssertionError(f"still at the provider: {answer.status_code} {answer.url.path}\n{answer.text[:2000]}")
 
 
-def submit(client: httpx.Client, page: httpx.Response, user: str = "alice") -> httpx.Response:
-    """Send the form of a page of the provider; who signs in is `user`."""
+def submit(client: httpx.Client, page: httpx.Response, user: str = "alice", **more: str) -> httpx.Response:
+    """Send the form of a page of the provider; who signs in is `user`. more: fields of buttons."""
     found = re.search(r'<form[^>]*action="([^"]+)"[^>]*>(.*?)</form>', page.text, re.DOTALL)
     assert found, f"no form: {page.status_code} {page.url}\n{page.text[:2000]}"
     fields = {}
@@ -38,7 +38,7 @@ def submit(client: httpx.Client, page: httpx.Response, user: str = "alice") -> h
             fields[attributes["name"]] = html.unescape(attributes.get("value", ""))
     if "login" in fields:
         fields |= {"login": user, "password": "test"}
-    return client.post(page.url.join(html.unescape(found[1])), data=fields, headers={"Origin": str(page.url.join("/")).rstrip("/")})
+    return client.post(page.url.join(html.unescape(found[1])), data=fields | more, headers={"Origin": str(page.url.join("/")).rstrip("/")})
 
 
 def sessions(client: httpx.Client) -> list[str]:

@@ -13,7 +13,7 @@ from tests.service.openid import Provider, provider
 from tests.service.service import Service, running
 
 ENGINES = ("apache", "oauth2-proxy")
-KINDS = ("service", "recorder")
+KINDS = ("service", "recorder", "renewal")
 Ports = Mapping[tuple[str, str], dict[str, int]]
 
 
@@ -42,8 +42,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ports() -> Ports:
     """The doors of every gateway, known before the provider starts, which must know the addresses that it leads to."""
-    found = iter(free_ports(len(ENGINES) * len(KINDS) * len(DOORS)))
-    return {(engine, kind): {door: next(found) for door in DOORS} for engine in ENGINES for kind in KINDS}
+    found = iter(free_ports(len(ENGINES) * len(KINDS) * 3))
+    return {(engine, kind): {door: next(found) for door in (*DOORS, "provider")} for engine in ENGINES for kind in KINDS}
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def render(target: Path, values: dict[str, Any]) -> None:
     for item in values["_gateway_templates"][values["gateway_engine"]]:
         templar = Templar(loader=loader, variables=values | {"item": item})
         source = (ROLE / "templates" / item["src"]).read_text()
-        text = templar.copy_with_new_env().template(trust_as_template(source))
+        text = templar.copy_with_new_env().template(trust_as_template(source), escape_backslashes=False)
         (target / item["dest"]).write_text(json.dumps(text) if isinstance(text, dict) else text)
     for name in ("errors", "pages"):
         shutil.copytree(ROLE / "files" / name, target / name, dirs_exist_ok=True)
