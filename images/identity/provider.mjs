@@ -1,6 +1,6 @@
 // An OpenID provider for laptops and tests, with users from a file. Tokens live in memory: a restart signs everybody out; the keys stay.
 //
-// Settings by the environment: ISSUER, PORT, AUDIENCE (of access tokens), TTL (of access tokens, s), TLS (folder: fullchain.pem, privkey.pem),
+// Settings by the environment: ISSUER, PORT, HEALTH_PORT, AUDIENCE and TTL (s) of access tokens, TLS (folder: fullchain.pem, privkey.pem),
 // SECRETS (folder: identity-users, identity-clients), DATA (folder of the keys). README.md has the form of the files.
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
@@ -19,7 +19,7 @@ const tls = env.TLS ?? '/etc/tls';
 const secrets = env.SECRETS ?? '/run/secrets';
 const data = env.DATA ?? '/var/lib/mlaas-identity';
 const lifetime = Number(env.TTL ?? 3600);
-const HEALTH = 9080; // on loopback, without TLS
+const HEALTH = Number(env.HEALTH_PORT ?? 9080); // on loopback, without TLS
 const RESOURCE = 'urn:mlaas';
 const SCOPES = 'compute.create compute.read compute.modify compute.cancel storage.read:/';
 const STANDARD = ['openid', 'profile', 'email', 'offline_access', 'wlcg', 'wlcg.groups'];
