@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-SCRIPTS := bootstrap.sh .ci/run
+SCRIPTS = $(shell grep -rIlE '^\#!.*(/|env )(ba)?sh$$' bootstrap.sh .ci images roles tests tosca)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo deploy test unit lint bench docs clean
@@ -28,21 +28,24 @@ unit: ## the fast tests only
 	@./bootstrap.sh all deploy tosca molecule test lint
 	@$(PY) -m pytest tests/unit
 
-lint: ## style, types, shell scripts, YAML
+lint: ## style, types, shell scripts, Dockerfiles, YAML, roles
 	@./bootstrap.sh all deploy tosca molecule test lint
 	@echo '== ruff' && ruff check . && ruff format --check .
 	@echo '== mypy' && mypy
 	@echo '== shellcheck' && shellcheck $(SCRIPTS)
+	@echo '== hadolint' && hadolint images/*/Dockerfile
 	@echo '== yamllint' && yamllint --strict .
+	@echo '== ansible-lint' && $(PY) -m tests.support.collection ansible-lint
 
 bench: ## the speed figures, as a table (some minutes)
 	@./bootstrap.sh keras xgboost root service test
 	@$(PY) -m tests.bench
 
-docs: ## write mlaas/REFERENCE.md and the OpenAPI document again from the code
-	@./bootstrap.sh keras service
+docs: ## write mlaas/REFERENCE.md, the OpenAPI document, the roles' READMEs and the templates of tosca/ again from the code
+	@./bootstrap.sh keras service deploy tosca
 	@$(PY) -m tests.reference
 	@$(PY) -m tests.openapi
+	@$(PY) -m tests.roles_readme
 	@.venv/bin/mlaas tosca render
 
 clean: ## remove what the targets above made, the virtual environment included
