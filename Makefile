@@ -33,7 +33,7 @@ lint: ## style, types, shell scripts, Dockerfiles, YAML, roles
 	@echo '== ruff' && ruff check . && ruff format --check .
 	@echo '== mypy' && mypy
 	@echo '== shellcheck' && shellcheck $(SCRIPTS)
-	@echo '== hadolint' && hadolint images/*/Dockerfile
+	@echo '== hadolint' && hadolint --config images/hadolint.yaml images/*/Dockerfile
 	@echo '== yamllint' && yamllint --strict .
 	@echo '== ansible-lint' && $(PY) -m tests.support.collection ansible-lint
 
