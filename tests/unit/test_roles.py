@@ -96,7 +96,21 @@ def test_internals_and_registers_say_that_they_are(role):
 
 @named
 def test_modules_are_named_in_full(role):
-    known = {"name", "when", "loop", "loop_control", "register", "vars", "tags", "become", "notify", "no_log", "changed_when", "failed_when", "check_mode"}
+    known = {
+        "name",
+        "when",
+        "loop",
+        "loop_control",
+        "register",
+        "vars",
+        "tags",
+        "become",
+        "notify",
+        "no_log",
+        "changed_when",
+        "failed_when",
+        "check_mode",
+    }
     known |= {"delegate_to", "run_once", "block", "rescue", "always", "listen", "until", "retries", "delay", "async", "poll", "environment", "diff"}
     known |= {"ignore_errors", "throttle", "args"}
     for task in tasks(role):
