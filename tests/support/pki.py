@@ -36,6 +36,7 @@ class Authority:
         self.certificates.mkdir(parents=True)
         self._key = _key()
         self._name = _subject(name)
+        self.subject = _slashes(self._name)
         builder = _builder(self._name, self._key, self._name, self._key, -HOUR, 24 * HOUR)
         for extension, critical in (
             (x509.BasicConstraints(ca=True, path_length=None), True),
