@@ -14,7 +14,7 @@ from mlaas.errors import UserError
 from mlaas.tosca import forms
 from mlaas.tosca.table import Project, Table, source, table
 
-_PLAIN = ("artifacts/deploy.yml", "types.yaml")
+_PLAIN = ("README.md", "artifacts/deploy.yml", "types.yaml")
 
 
 def render(where: Project) -> dict[str, str]:
@@ -64,7 +64,15 @@ def _fill(known: Table, name: str, **more: Any) -> str:
     environment.filters |= {"quoted": quoted, "flow": flow}
     where = known.project
     return environment.get_template(name).render(
-        files=where.files, version=where.version, author=where.author, properties=known.properties, inputs=known.inputs, **more
+        files=where.files,
+        collection=where.collection,
+        version=where.version,
+        author=where.author,
+        properties=known.properties,
+        inputs=known.inputs,
+        tabs=known.tabs,
+        templates=known.templates,
+        **more,
     )
 
 

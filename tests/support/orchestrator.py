@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.support.vm import CACHE, locked
+from tests.support.vm import CACHE, Machine, locked
 
 VERSION = "2.0.0"
 # its settings are a class, which its modules read when they are imported
@@ -167,3 +171,47 @@ def published(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
+
+
+# IM fetches an environment with Ansible from a channel of conda on the web; here the same release comes from the Python package index
+MICROMAMBA = """#!/bin/sh
+set -eu
+environment=/var/tmp/.mamba/envs/ansible
+case $1 in
+    create) python3 -m venv "$environment" && "$environment/bin/pip" install --quiet paramiko psutil pyyaml jmespath scp requests urllib3 packaging ;;
+    install) for last; do :; done; [ -x "$environment/bin/ansible" ] || "$environment/bin/pip" install --quiet "$(echo "$last" | sed 's/=/==/')" ;;
+    run) shift 3; PATH=$environment/bin:$PATH exec "$@" ;;
+esac
+"""
+USER = "cloudadm"
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")  # of this machine: a site may have its own
+
+
+def prepare(machine: Machine) -> str:
+    """Make a machine what a cloud makes of its image: a user with a key, sshd, sudo. Returns the private key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()).decode()
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    machine.write("/etc/ssl/certs/ca-certificates.crt", AUTHORITIES.read_bytes())
+    machine.write("/etc/pip.conf", b"[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n")
+    machine.sh("apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client python3-venv wget unzip sshpass")
+    machine.sh(f"useradd --create-home --shell /bin/bash {USER} && echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}")
+    machine.write(f"/home/{USER}/.ssh/authorized_keys", public + b"\n")
+    machine.sh(f"chown -R {USER}: /home/{USER} && chmod 700 /home/{USER} /home/{USER}/.ssh && chmod 600 /home/{USER}/.ssh/authorized_keys")
+    machine.write("/var/tmp/.mamba/bin/micromamba", MICROMAMBA.encode(), 0o755)  # noqa: S108  the place is IM's
+    machine.sh("systemctl start ssh")
+    return private
+
+
+def onto(template: str, address: str, key: str, **inputs: Any) -> str:
+    """The template for a machine that exists: its address and key stand where a cloud would put them, and inputs get values."""
+    document = yaml.safe_load(template)
+    topology = document["topology_template"]
+    for name, value in inputs.items():
+        topology["inputs"][name]["default"] = value
+    for node in topology["node_templates"].values():
+        if node["type"].endswith(".Port"):
+            node["properties"]["ip_address"] = address
+        if node["type"].endswith(".Compute"):
+            node["capabilities"]["os"]["properties"]["credential"] = {"user": USER, "token": key, "token_type": "private_key"}
+    return str(yaml.safe_dump(document, sort_keys=False))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mlaas.cli import main
+from mlaas.cli import main, parser
 from mlaas.settings import Settings
 from mlaas.tosca import checks, render
 from mlaas.tosca.document import read
@@ -326,6 +329,58 @@ def test_an_input_reaches_the_variables_of_the_play(name):
         assert f"tosca_{name}" in json.dumps(play)
 
 
+def test_the_play_fits_into_that_of_im():
+    """IM writes `hosts` and `become` itself, and makes a list of a key that is there twice."""
+    (play,) = yaml.safe_load((TOSCA / "artifacts/deploy.yml").read_text())
+    assert play.keys() == {"name", "hosts", "connection", "gather_facts", "vars", "tasks"}
+
+
+def test_the_play_gives_the_roles_values_of_their_types(tmp_path):
+    (play,) = yaml.safe_load((TOSCA / "artifacts/deploy.yml").read_text())
+    types = read(TOSCA / "types.yaml").mapping("node_types", "tosca.nodes.mlaas.Service", "properties")
+    given = {f"tosca_{name}": entry["default"] for name, entry in types.items()}
+    given |= {
+        "tosca_user_groups": "/cms, /atlas,",
+        "tosca_oidc_client_secret": "a \"b\" 'c'",
+        "tosca_user_jobs": "3",
+        "tosca_xrootd": "True",
+        "tosca_site_ca": "A\nB\n",
+    }
+    task = {"name": "Write", "ansible.builtin.copy": {"content": "{{ deploy_variables | to_json }}", "dest": str(tmp_path / "out"), "mode": "0600"}}
+    own = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": play["vars"] | given | {"deploy_name": "h", "deploy_addresses": ["192.0.2.1"]},
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([own | {"name": "Try", "tasks": [task]}]))
+    environment = {
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_HOME": str(tmp_path),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+    }
+    command = [
+        Path(sys.executable).parent / "ansible-playbook",
+        "--inventory=localhost,",
+        f"--extra-vars=ansible_python_interpreter={sys.executable}",
+        tmp_path / "play.yml",
+    ]
+    done = subprocess.run(command, env=environment | {"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out").read_text())
+    assert found["mlaas_user_groups"] == ["/cms", "/atlas"]
+    assert found["mlaas_admin_groups"] == []
+    assert found["mlaas_oidc_client_secret"] == given["tosca_oidc_client_secret"]
+    assert found["server_user_jobs"] == 3
+    assert found["mlaas_components"] == ["gateway", "server", "worker", "inference", "xrootd"]
+    assert found["mlaas_site_cas"] == ["A\nB\n"]
+    assert found["mlaas_host_name"] == "h"
+    assert found["xrootd_cache"] is False
+    assert not {"tls_key", "server_redirector", "server_database_password", "server_database"} & found.keys(), "what is empty is left to the roles"
+
+
 def test_secrets_are_hidden_everywhere():
     play = (TOSCA / "artifacts/deploy.yml").read_text()
     assert "no_log: true" in play
@@ -363,3 +418,10 @@ def test_the_checks_of_a_folder_are_those_of_its_files(folder):
     together = checks.check([folder])
     assert {path.name for path in together.checked} >= {"vm.yaml", "private-vm.yaml", "types.yaml", "vm.parameters.yml", "metadata.yml"}
     assert together.findings == []
+
+
+def test_the_links_of_the_page_lead_somewhere():
+    text = (TOSCA / "README.md").read_text()
+    assert all((TOSCA / target).exists() for target in re.findall(r"\]\(([^):]+)\)", text))
+    for command in re.findall(r"^ *mlaas (tosca .*)$", text, re.MULTILINE):
+        parser().parse_args(command.split())
