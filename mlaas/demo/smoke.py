@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tarfile
 import tempfile
 import time
 import uuid
@@ -29,6 +28,7 @@ from mlaas.client.transport import TokenSource, trust
 from mlaas.demo.generate import write_pair, write_workflow
 from mlaas.demo.requests import write_requests
 from mlaas.errors import UserError
+from mlaas.models.archive import unpack
 
 TOLERANCE = 1e-4  # most by which the same model's scores may differ between the protocols, which print them with 4 to 7 digits
 EVENTS = 4000
@@ -124,9 +124,8 @@ class Smoke:
     def _predict(self) -> None:
         model = self.job.model if self.job else self.name
         self.client.models.download(model, self.folder / "model.tar.gz")
-        with tarfile.open(self.folder / "model.tar.gz") as archive:
-            archive.extractall(self.folder / "model", filter="data")
-        bundle = next((self.folder / "model").rglob("features.json")).parent
+        unpack(self.folder / "model.tar.gz", self.folder / "model")
+        bundle = self.folder / "model"
         write_requests(self.folder, bundle, model)
         raw = self.client.predict(model, self._read("events.json")).scores
         row = self._ask("/json", "row.json")
