@@ -47,7 +47,7 @@ def check(paths: Iterable[Path], forms: Iterable[Path] = ()) -> Checked:
                 findings += form_rules.catalogue(document, templates)
     findings += [finding for document in given if not document.findings for finding in form_rules.form(document, templates[0])]
     findings += _names(templates)
-    checked = [document.path for document in (*documents, *given) if kinds.get(id(document)) != "play"]
+    checked = [document.path for document in (*documents, *given) if kinds.get(id(document)) != "foreign"]
     return Checked(checked, sorted(set(findings)))
 
 
@@ -94,9 +94,9 @@ def _kind(document: Document) -> str:
     if document.findings and document.data is None:
         return "damaged"
     if document.path.stem.endswith(_FORM):
-        return "form"
+        return "foreign" if document.path.parent.name == "docker-compose" else "form"  # that form is for a template of INFN
     if isinstance(document.data, list):
-        return "play"
+        return "foreign"
     if document.get("services") is not None:
         return "catalogue"
     if document.get("topology_template") is not None:

@@ -14,13 +14,15 @@ from mlaas.errors import UserError
 from mlaas.tosca import forms
 from mlaas.tosca.table import Project, Table, source, table
 
-_PLAIN = ("README.md", "artifacts/deploy.yml", "types.yaml")
+_PLAIN = {name: name for name in ("README.md", "artifacts/deploy.yml", "types.yaml")} | {
+    "catalogue/docker-compose/docker-compose.parameters.yml": "docker-compose.parameters.yml"
+}
 
 
 def render(where: Project) -> dict[str, str]:
     """All files by their paths below `tosca/`."""
     known = table(where)
-    made = {name: _fill(known, f"{name}.j2") for name in _PLAIN}
+    made = {path: _fill(known, f"{name}.j2") for path, name in _PLAIN.items()}
     for stem, template in known.templates.items():
         made[f"{stem}.yaml"] = _fill(known, f"{stem}.yaml.j2", template=template)
     return made | forms.render(known, {stem: made[f"{stem}.yaml"] for stem in known.templates})
@@ -72,6 +74,7 @@ def _fill(known: Table, name: str, **more: Any) -> str:
         inputs=known.inputs,
         tabs=known.tabs,
         templates=known.templates,
+        ports=next(iter(known.templates.values())).ports,
         **more,
     )
 

@@ -425,3 +425,15 @@ def test_the_links_of_the_page_lead_somewhere():
     assert all((TOSCA / target).exists() for target in re.findall(r"\]\(([^):]+)\)", text))
     for command in re.findall(r"^ *mlaas (tosca .*)$", text, re.MULTILINE):
         parser().parse_args(command.split())
+
+
+def test_the_form_of_the_service_docker_compose_opens_what_the_compose_file_publishes():
+    form = yaml.safe_load((TOSCA / "catalogue/docker-compose/docker-compose.parameters.yml").read_text())
+    assert form["inputs"].keys() == {"num_cpus", "mem_size", "service_ports", "docker_compose_file_url", "project_name", "environment_variables"}
+    assert {entry["tab"] for entry in form["inputs"].values()} == set(form["tabs"])
+    opened = {port["source"] for port in form["inputs"]["service_ports"]["required_ports"].values()}
+    compose = (ROOT / "images/compose.yaml").read_text()
+    assert opened - {22} == {int(port) for port in re.findall(r"MLAAS_GATEWAY_(?:INFERENCE_)?PORT:-(\d+)", compose)}
+    told = form["inputs"]["environment_variables"]["info_box"]
+    for name in re.findall(r"MLAAS_\w+", told):
+        assert f"${{{name}:-" in compose
