@@ -231,6 +231,15 @@ def test_the_service_away(engine, tls, openid, ports):
             assert page.headers["content-type"].startswith("text/html")
 
 
+def test_the_service_is_not_even_there(engine, tls, openid, ports):
+    """As where its container is gone: nobody knows its name."""
+    doors = ports[engine, "renewal"]
+    with gateway(engine, doors, dict.fromkeys(DOORS, "http://nobody.invalid:8080"), openid.url, tls) as found, found.client(openid.token()) as client:
+        answer = client.get("/api/v1/me")
+        assert answer.status_code in {500, 502, 503}
+        assert json.loads(answer.text)["status"] == answer.status_code
+
+
 def test_the_service_comes_back(engine, tls, openid, ports):
     with recording() as behind:
         port = int(behind.url.rpartition(":")[2])
