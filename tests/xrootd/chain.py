@@ -40,7 +40,7 @@ def image_environment(rendered: Rendered) -> dict[str, str]:
     lines = re.search(r"^ENV (.*?[^\\])$", (IMAGE / "Dockerfile").read_text(), re.M | re.S)
     assert lines
     found = dict(word.split("=", 1) for word in shlex.split(lines[1].replace("\\\n", " ")))
-    places = {"/credential": rendered.credential, "/etc/mlaas/xrootd": rendered.config, "/etc/grid-security": rendered.config}
+    places = {"/etc/mlaas/xrootd": rendered.config, "/etc/grid-security": rendered.config}
     for seen, here in places.items():
         found = {name: re.sub(f"^{seen}(?=/)", str(here), value) for name, value in found.items()}
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | found
@@ -59,7 +59,7 @@ class Proxy:
         run = self.rendered.folder / "run"
         run.mkdir(exist_ok=True)
         shutil.chown(run, 10003, 10003)
-        command = [*USER, "xrootd", "-c", str(config), "-n", "mlaas"]
+        command = credential(self.rendered, "proxy", str(config))
         self.process = start(command, self.log, image_environment(self.rendered), cwd=str(run))
         listening(self.process, self.port, self.log)
         return self
