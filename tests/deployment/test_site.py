@@ -24,16 +24,16 @@ from mlaas.demo.generate import write_pair, write_workflow
 from mlaas.demo.requests import write_requests
 from tests.deployment.machines import ROOT
 from tests.deployment.site import NAME, OTHERS, USERS, Site, resolved, snapshot, write_report
-from tests.support.vm import golden
+from tests.support.origin import PASSPHRASE, docker_run, lay_out
+from tests.support.vm import NEXT, golden
 
 pytestmark = pytest.mark.timeout(1800)
 
-VERSION, NEXT, BROKEN = "0.1.0", "0.1.1", "0.1.2"
-BUILDS = (("--host-cas",), ("--host-cas", "--version", NEXT))
+VERSION, BROKEN = "0.1.0", "0.1.2"
 REPORT = ROOT / "build" / "tests" / "site.txt"
 VARIABLES: dict[str, Any] = {
     "mlaas_host_name": NAME,
-    "mlaas_components": ["gateway", "server", "worker", "inference", "identity"],
+    "mlaas_components": ["gateway", "server", "worker", "inference", "identity", "xrootd"],
     "mlaas_image_source": "build",
     "mlaas_user_groups": [USERS],
     "mlaas_admin_groups": ["/mlaas/admins"],
@@ -47,7 +47,12 @@ VARIABLES: dict[str, Any] = {
     ],
     "server_job_memory": "2GB",
     "server_user_jobs": 4,
-    "docker_live_restore": True,
+    # short, so that the credential is renewed while jobs read
+    "xrootd_credential": "x509",
+    "xrootd_credential_hours": 0.2,
+    "xrootd_renew_hours": 0.19,
+    "xrootd_permit": ["origin:1094"],
+    "xrootd_passphrase": PASSPHRASE,
 }
 WORKFLOW = {"files": "files.txt", "labels": "labels.txt", "model": "model.py", "params": "params.json", "preproc": "preproc.json"}
 
@@ -55,9 +60,12 @@ WORKFLOW = {"files": "files.txt", "labels": "labels.txt", "model": "model.py", "
 @pytest.fixture(scope="module")
 def site(machines, tmp_path_factory) -> Iterator[Site]:
     """A bare machine, without Docker; its engine will find the images, as if they had been built there."""
-    images = golden(BUILDS)
+    images = golden()
     machine = machines.start("mlaas-site", "debian12", golden=images, hostname=NAME)
     found = Site(machines, tmp_path_factory.mktemp("site"), dict(VARIABLES), machine)
+    robot = remote_files(found)
+    found.variables |= {"xrootd_certificate": str(robot / "robot.pem"), "xrootd_key": str(robot / "robot.key")}
+    give_authorities(found)
     found.before = snapshot(machine)
     with resolved(machine.address):
         yield found
@@ -76,6 +84,28 @@ def _in_order(request, site) -> Iterator[None]:
     site.times.append((request.node.name.removeprefix("test_").replace("_", " "), time.monotonic() - began))
     if not getattr(request.node, "failed", False):
         site.broken = ""
+
+
+def remote_files(site) -> Path:
+    """The demo's events behind an origin that demands GSI; returns the folder with the robot that it knows."""
+    data = site.folder / "remote"
+    write_pair(data, 4000, profile="seed")
+    lay_out(site.folder / "grid", "origin", files=[data / "signal.root", data / "background.root"])
+    return site.folder / "grid"
+
+
+def give_authorities(site) -> None:
+    """The folder with the grid's authorities, which an administrator has on the machine."""
+    for file in sorted((site.folder / "grid" / "certificates").iterdir()):
+        site.machine.write(f"/srv/grid-security/{file.name}", file.read_bytes())
+    site.variables["xrootd_certificates"] = "/srv/grid-security"
+
+
+def start_origin(site) -> None:
+    """The origin, in a container of its own beside the service."""
+    site.machine.sh("mkdir -p /srv/origin")
+    site.machine.run("tar", "-x", "-C", "/srv/origin", stdin=(site.folder / "grid" / "origin.tar").read_bytes())
+    site.machine.run(*docker_run(f"mlaas-xrootd:{VERSION}", "/srv/origin", aliases=("origin",)))
 
 
 def finished(client, job, within=420):
@@ -189,6 +219,44 @@ def predicted(site) -> list[float]:
             time.sleep(1)
 
 
+def test_jobs_read_remote_files_without_a_credential_while_it_is_renewed(site, tmp_path):
+    """The origin demands GSI; only the renewer has the robot's key, only the proxy its credential."""
+    start_origin(site)
+    folder = workflow(tmp_path / "remote", epochs=40)
+    (folder / "files.txt").write_text("root://origin:1094//store/signal.root\nroot://origin:1094//store/background.root\n")
+    for name in ("signal.root", "background.root"):
+        (folder / name).unlink()
+    direct = "import uproot; uproot.open({'root://origin:1094//store/signal.root': 'events'}, timeout=10)"
+    seen = site.machine.run("docker", "run", "--rm", "--network=mlaas_storage", f"mlaas-trainer:{VERSION}", "python", "-c", direct, check=False)
+    assert "Error" in seen, "the origin gives its files to anybody"
+    with site.client() as client:
+        client.workspaces.upload("remote", folder)
+        before = serial(site)
+        jobs = [client.jobs.submit({"workspace": "remote", "name": "remote", **WORKFLOW}).id]
+        running(client, jobs[0])
+        until = time.monotonic() + 180
+        while serial(site) == before:
+            assert time.monotonic() < until, site.machine.sh("docker logs mlaas-renewer-1 2>&1")
+            time.sleep(2)
+        assert finished(client, jobs[0]).state == "succeeded", "".join(client.jobs.log(jobs[0]))
+        other = workflow(tmp_path / "other", epochs=1, chunk_size=500)
+        (other / "files.txt").write_text((folder / "files.txt").read_text())
+        client.workspaces.upload("other", other)
+        jobs.append(client.jobs.submit({"workspace": "other", "name": "other", **WORKFLOW}).id)
+        assert finished(client, jobs[1]).state == "succeeded", "".join(client.jobs.log(jobs[1]))
+    assert "login as mlaas" in site.machine.sh("docker logs origin 2>&1", check=False).lower()
+    holders = "docker ps -q | xargs docker inspect -f '{{.Name}} {{range .Mounts}}{{.Source}} {{end}}'"
+    lines = [line.split() for line in site.machine.sh(holders).splitlines()]
+    assert {line[0] for line in lines if any("secrets/xrootd" in source for source in line[1:])} == {"/mlaas-renewer-1"}
+    assert {line[0] for line in lines if any(source.endswith("/credential") for source in line[1:])} == {"/mlaas-renewer-1", "/mlaas-xrootd-1"}
+    site.machine.sh("docker rm -f origin && rm -r /srv/origin")
+
+
+def serial(site) -> str:
+    """Which credential the proxy has now."""
+    return site.machine.sh("sha256sum /var/lib/mlaas-xrootd/credential/x509up")
+
+
 def test_no_secret_is_seen(site):
     secrets_seen(site)
 
@@ -249,8 +317,9 @@ def fits(name: str, told: str) -> bool:
 
 def test_restore_on_a_fresh_machine(site):
     site.machines.remove(site.machine.name)
-    images = golden(BUILDS)
+    images = golden()
     site.machine = site.machines.start("mlaas-fresh", "debian12", golden=images, hostname=NAME)
+    give_authorities(site)
     with resolved(site.machine.address):
         done = site.play("restore", restore_archive=str(site.archive))
         assert done.failed == 0
@@ -303,7 +372,7 @@ def test_an_upgrade_with_a_job_running_across(fresh, tmp_path):
 
 def test_an_upgrade_that_fails_is_taken_back(fresh):
     """A version whose server cannot start."""
-    for name in ("server", "inference", "trainer", "gateway", "identity"):
+    for name in ("server", "inference", "trainer", "gateway", "identity", "xrootd"):
         broken = 'CMD ["python", "-c", "raise SystemExit(\'this version is broken\')"]\\nENTRYPOINT []' if name == "inference" else ""
         fresh.machine.sh(f"printf 'FROM mlaas-{name}:{NEXT}\\n{broken}\\n' | docker build -q -t mlaas-{name}:{BROKEN} -")
     fresh.variables["mlaas_health_timeout"] = 30

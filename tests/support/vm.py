@@ -1,8 +1,8 @@
 """Machines to deploy on: systemd containers that play a VM, each with a Docker engine of its own inside.
 
 An outer engine runs them. Its folder, MLAAS_TEST_MACHINES or `machines` in the cache, keeps the systems' images between sessions; one session at a
-time uses it. The product's images are built once, in the golden data folder, which every machine's engine starts from as a copy made of hard links:
-layers are never written again.
+time uses it. The product's images are built once, in an engine that is kept for the next build's cache; each machine's engine starts with links
+to its layers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import io
 import ipaddress
-import json
 import os
 import shlex
 import shutil
@@ -21,7 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,9 @@ SLIM = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "
 TRIXIE = "deb http://deb.debian.org/debian trixie main"
 INSTALL = "apt-get install -y -qq --no-install-recommends"
 CONTAINER_LINE = "== {{.Name}} {{.State.Status}} {{.State.ExitCode}}"
+GOLDEN = "/mnt/golden"  # where a machine sees the layers of the product's images
+KEPT = 2
+NEXT = "0.1.1"  # what a machine is upgraded to
 BOOT_TIME = 60.0  # s
 SUBNETS = [ipaddress.ip_network(f"10.{second}.0.0/16") for second in range(213, 253)]
 
@@ -99,13 +101,18 @@ class Machines:
         return None
 
     def start(self, name: str, system: str = "debian12", *, with_docker: bool = False, golden: Path | None = None, hostname: str = "") -> Machine:
-        """Boot a machine; golden: the data folder that its engine starts from."""
+        """Boot a machine; golden: the layers that its engine starts with."""
         image = self.image(system, with_docker)
         self.remove(name)
         home = self.folder / "vm" / name
         engine = home / "docker"  # overlay2 needs a file system of the host beneath
         home.mkdir(parents=True)
-        clone(golden, engine) if golden else engine.mkdir()
+        volumes = ["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{engine}:/var/lib/docker"]
+        if golden:
+            clone(golden, engine)
+            volumes.append(f"{golden}:{GOLDEN}:ro")
+        else:
+            engine.mkdir()
         self.client.containers.run(
             image,
             # systemd of newer releases starts on cgroup v1 only when told so
@@ -117,7 +124,7 @@ class Machines:
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="host",
             tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},  # noqa: S108
-            volumes=["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{engine}:/var/lib/docker"],
+            volumes=volumes,
             environment={"container": "docker"},
         )
         machine = Machine(self, name)
@@ -196,7 +203,7 @@ class Machine:
     def write(self, path: str, content: bytes, mode: int = 0o644) -> None:
         """Put a file into it."""
         packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
+        with tarfile.open(fileobj=packed, mode="w") as archive:  # folders above it are made by tar
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.size, entry.mode = len(content), mode
             archive.addfile(entry, io.BytesIO(content))
@@ -232,11 +239,13 @@ def _bootstrap(system: System, archive: Path) -> Path:
 
 
 def clone(golden: Path, target: Path) -> None:
-    """A copy of an engine's data folder for an engine that starts anew: layers as hard links, what engines write as real copies."""
+    """An engine's data folder in which every layer is a link to that of `golden`, which the machine sees at GOLDEN: nothing is copied but names."""
     target.mkdir(parents=True)
-    with locked(golden.parent / "lock", fcntl.LOCK_SH):
-        subprocess.run(["cp", "-a", str(golden / "image"), str(target)], check=True)
-        subprocess.run(["cp", "-al", str(golden / "overlay2"), str(target)], check=True)
+    shutil.copytree(golden / "image", target / "image", symlinks=True)
+    shutil.copytree(golden / "overlay2", target / "overlay2", symlinks=True, ignore=lambda _folder, names: {"diff"} & set(names))
+    for layer in (golden / "overlay2").iterdir():
+        if (layer / "diff").is_dir():
+            (target / "overlay2" / layer.name / "diff").symlink_to(f"{GOLDEN}/overlay2/{layer.name}/diff")
 
 
 @contextmanager
@@ -316,25 +325,43 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
 
-def golden(builds: Sequence[Sequence[str]] = (("--host-cas",),)) -> Path:
-    """The data folder of an engine that holds the product's images; each of `builds` is a list of arguments of images/build."""
+def golden() -> Path:
+    """The layers of an engine that holds the product's images, twice: as the version that this is, and as the NEXT one."""
+    if given := os.environ.get("MLAAS_TEST_GOLDEN"):  # while developing: layers of a build before
+        return Path(given)
     folder = CACHE / "golden"
-    stamp = folder / "stamp"
-    wanted = json.dumps([build_digest(), [list(arguments) for arguments in builds]])
+    key = hashlib.sha256(build_digest().encode()).hexdigest()[:16]
+    made = folder / key
     with locked(folder / "lock"):
-        if not stamp.exists() or stamp.read_text() != wanted:
-            stamp.unlink(missing_ok=True)
+        if not made.exists():
             with bridge() as network:
                 daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-golden-")), folder / "data", network)
                 try:
                     daemon.start()
-                    for arguments in builds:
-                        _build(daemon.url, arguments)
+                    _build(daemon.url)
+                    _build(daemon.url, "--version", NEXT)
                     _prune(daemon.url)
                 finally:
                     daemon.remove()
-            stamp.write_text(wanted)
-    return folder / "data"
+            _forget(folder)
+            _keep(folder / "data", made)
+    return made
+
+
+def _keep(data: Path, target: Path) -> None:
+    """What the next build may prune, as hard links: the engine never writes a layer again."""
+    aside = target.with_name(f"{target.name}.part")
+    aside.mkdir(parents=True)
+    subprocess.run(["cp", "-a", str(data / "image"), str(aside)], check=True)
+    subprocess.run(["cp", "-al", str(data / "overlay2"), str(aside)], check=True)
+    aside.rename(target)
+
+
+def _forget(folder: Path) -> None:
+    """Remove what former builds kept, but for the last ones, which machines of other sessions may use."""
+    kept = sorted((path for path in folder.iterdir() if path.is_dir() and path.name != "data"), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-KEPT]:
+        shutil.rmtree(path)
 
 
 def _prune(url: str) -> None:
@@ -345,8 +372,8 @@ def _prune(url: str) -> None:
     client.close()
 
 
-def _build(url: str, arguments: Sequence[str]) -> None:
-    command = [str(ROOT / "images" / "build"), *arguments]
+def _build(url: str, *arguments: str) -> None:
+    command = [str(ROOT / "images" / "build"), "--host-cas", *arguments]
     environment = os.environ | {"DOCKER_HOST": url}
     print(f"== {shlex.join(command)}", file=sys.stderr, flush=True)
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT, timeout=2400)
