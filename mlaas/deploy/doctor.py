@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlaas.console import SILENT, Progress
 from mlaas.deploy import inventory, ssh
 from mlaas.deploy.findings import Finding, judge
-from mlaas.deploy.hosts import LOCAL, Host, Local
+from mlaas.deploy.hosts import Host, Local
 from mlaas.deploy.look import look
 from mlaas.deploy.wanted import ENGINE, Wanted, from_variables
 
@@ -23,7 +23,7 @@ def examine(
     asked = from_variables(found)
     if more is not None:
         asked = replace(asked, issuer=more.issuer or asked.issuer, targets={**asked.targets, **more.targets}, data=more.data or asked.data)
-    login = inventory.login(flags.host, found, flags) if found or flags.host in LOCAL else flags
+    login = inventory.login(found, flags)
     with progress.stage("sign in", unit=""):
         host: Host = Local() if login is None else ssh.connect(login, ask=ask, timeout=min(timeout, ssh.CONNECT_TIME))
     try:

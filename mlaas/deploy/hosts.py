@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mlaas.errors import UserError
 
-LOCAL = {"localhost", "127.0.0.1", "::1", "local"}
+LOCAL = {"localhost", "local"}
 
 
 class HostError(UserError):

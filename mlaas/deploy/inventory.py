@@ -41,9 +41,10 @@ def _ask(inventory: str, *flags: str) -> dict[str, Any]:
     return found
 
 
-def login(host: str, found: Mapping[str, Any], flags: Login) -> Login | None:
+def login(found: Mapping[str, Any], flags: Login) -> Login | None:
     """How to sign in: the flags, then the inventory; None for this machine."""
-    if str(found.get("ansible_connection", "")).split(".")[-1] == "local" or (host in LOCAL and "ansible_host" not in found):
+    by_ssh = flags.user or flags.port or flags.key or flags.jump or "ansible_host" in found
+    if str(found.get("ansible_connection", "")).split(".")[-1] == "local" or (flags.host in LOCAL and not by_ssh):
         return None
     return Login(
         host=str(found.get("ansible_host", flags.host)),

@@ -19,7 +19,7 @@ if [ -r /etc/os-release ]; then
 fi
 say architecture "$(uname -m)"
 say kernel "$(uname -r)"
-say cpus "$(nproc 2>/dev/null || grep -c '^processor' /proc/cpuinfo)"
+say cpus "$(grep -c '^processor' /proc/cpuinfo)"
 say memory "$(awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo)"
 say user "$(id -un 2>/dev/null || id -u)"
 say uid "$(id -u)"

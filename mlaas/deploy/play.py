@@ -10,10 +10,12 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mlaas.deploy.account import Account
 from mlaas.deploy.collection import Collection
@@ -22,6 +24,7 @@ from mlaas.errors import MissingExtraError, UserError
 SECRET = re.compile(r"secret|passw|passphrase|token|eab_key$|(^|_)key$", re.IGNORECASE)
 KEPT = 20  # logs
 PERIOD = 0.2  # s
+GRACE = 3.0  # s for Ansible to end after a signal
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def run(play: Play, collection: Collection, say: Callable[[str], None], tick: Ca
             event_handler=lambda event: _taken(account, log, event),
             cancel_callback=stop.is_set,
         )
-        _wait(runner.run, lambda: tick(account), stop)
+        _wait(runner.run, lambda: tick(account), stop, str(scratch))
         account.finish()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -76,8 +79,8 @@ def run(play: Play, collection: Collection, say: Callable[[str], None], tick: Ca
     return account
 
 
-def _wait(work: Callable[[], object], tick: Callable[[], None], stop: threading.Event) -> None:
-    """Let `work` run in a thread; a signal, or what else is raised here, ends it first."""
+def _wait(work: Callable[[], object], tick: Callable[[], None], stop: threading.Event, mark: str) -> None:
+    """Let `work` run in a thread; a signal, or what else is raised here, ends it and the processes whose arguments hold `mark` first."""
     raised: list[BaseException] = []
 
     def guarded() -> None:
@@ -92,6 +95,9 @@ def _wait(work: Callable[[], object], tick: Callable[[], None], stop: threading.
         while thread.is_alive():
             thread.join(PERIOD)
             tick()
+    except BaseException:
+        _end(mark)
+        raise
     finally:
         stop.set()
         thread.join()
@@ -99,12 +105,37 @@ def _wait(work: Callable[[], object], tick: Callable[[], None], stop: threading.
         raise raised[0]
 
 
-def _taken(account: Account, log: Path, event: dict[str, object]) -> bool:
-    if text := str(event.get("stdout") or ""):
+def _end(mark: str) -> None:
+    """End ansible-playbook and all below it; its workers have sessions of their own, which ansible-runner does not end."""
+    import psutil
+
+    ours = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(mark in word for word in child.cmdline()):
+                ours += [child, *child.children(recursive=True)]
+    for process in ours:
+        with suppress(psutil.Error):
+            process.terminate()
+    for process in psutil.wait_procs(ours, timeout=GRACE)[1]:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _taken(account: Account, log: Path, event: dict[str, Any]) -> bool:
+    if text := logged(event):
         with log.open("a") as file:
             file.write(text + "\n")
     account.event(event)
     return False  # ansible-runner keeps no copy
+
+
+def logged(event: Mapping[str, Any]) -> str:
+    """What an event adds to the log. Ansible censors the result of a task with no_log, and yet shows its error above it: that is left out."""
+    text, result = str(event.get("stdout") or ""), (event.get("event_data") or {}).get("res") or {}
+    if "censored" not in result and not any("censored" in item for item in result.get("results", []) if isinstance(item, Mapping)):
+        return text
+    return "\n".join(line for line in text.splitlines() if re.match(r"(fatal|failed|ok|changed|skipping|included|\.\.\.ignoring)\b", line))
 
 
 def _flags(play: Play, scratch: Path, files: Sequence[str]) -> list[str]:

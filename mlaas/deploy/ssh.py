@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import getpass
 import hashlib
+import re
 import socket
 import sys
 import time
@@ -169,8 +170,8 @@ def _client(login: Login, sock: Any, asking: bool, timeout: float, secret: Calla
                     what = login.key or "in ~/.ssh"
                     raise HostError(f"the key {what} has a passphrase: add it to an agent (ssh-add), or run this in a terminal") from None
                 passphrase = secret(f"passphrase of {login.key or 'the key'}: ")
-            except paramiko.AuthenticationException as error:
-                if password is not None or not asking or sock is not None or "password" not in getattr(error, "allowed_types", ["password"]):
+            except paramiko.SSHException as error:
+                if password is not None or not asking or sock is not None or not _by_password(error):
                     raise
                 password = secret(f"password of {login.user}@{login.host}: ")
             else:
@@ -178,6 +179,18 @@ def _client(login: Login, sock: Any, asking: bool, timeout: float, secret: Calla
     except BaseException as error:
         client.close()
         raise _told(error, login, where) from None
+
+
+def _by_password(error: BaseException) -> bool:
+    """Whether a password may help: keys were refused, or there is none."""
+    import paramiko
+
+    if isinstance(error, paramiko.BadAuthenticationType):
+        return bool({"password", "keyboard-interactive"} & set(error.allowed_types))
+    return isinstance(error, paramiko.AuthenticationException) or _NO_WAY in str(error)
+
+
+_NO_WAY = "No authentication methods available"  # no key, no agent, no password
 
 
 def _told(error: BaseException, login: Login, where: str) -> BaseException:
@@ -189,7 +202,7 @@ def _told(error: BaseException, login: Login, where: str) -> BaseException:
             f"the key of {where} is not the one in known_hosts (it shows {fingerprint(error.key)}): somebody may be listening in. If the machine was "
             f"installed anew, forget the old key: ssh-keygen -R {known_name(login)}"
         )
-    if isinstance(error, paramiko.AuthenticationException):
+    if isinstance(error, paramiko.AuthenticationException) or _NO_WAY in str(error):
         return HostError(f"{where} refuses {login.user}: name another user (--user) or key (--key), or load the key into an agent (ssh-add)")
     if isinstance(error, socket.gaierror):
         return HostError(f"the name {login.host} is unknown: check it, or your DNS")
@@ -200,7 +213,7 @@ def _told(error: BaseException, login: Login, where: str) -> BaseException:
         return HostError(f"{where} cannot be reached ({reasons}): check the address and the port, and that an SSH server runs there")
     if isinstance(error, HostError) or not isinstance(error, paramiko.SSHException | OSError | EOFError):
         return error
-    if "banner" in str(error).lower():
+    if re.search("banner|timeout|negotiation", str(error), re.IGNORECASE):
         return HostError(f"{where} answers, but not as an SSH server does: check the port")
     return HostError(f"{where}: {_reason(error)}")
 
