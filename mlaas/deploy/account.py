@@ -105,10 +105,9 @@ def step_name(data: Mapping[str, Any]) -> str:
     role, path = str(data.get("role") or ""), str(data.get("task_path") or "")
     if not role:
         return str(data.get("play", ""))
-    stem = Path(path.rsplit(":", 1)[0]).stem
-    short = ROLE.sub("", role)
-    handled = Path(path).parent.name == "handlers"
-    return f"{short}: {'handlers' if handled else stem}" if stem and stem != "main" else short
+    file = Path(path.rsplit(":", 1)[0])
+    part = "handlers" if file.parent.name == "handlers" else file.stem
+    return f"{ROLE.sub('', role)}: {part}".removesuffix(": main").removesuffix(": ")
 
 
 def sentence(result: Mapping[str, Any]) -> str:
