@@ -11,6 +11,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.gateway.engine import DOORS, gateway
 from tests.service.openid import AUDIENCE, Provider
 
 ADDRESSES = [("server", "/api/v1/me"), ("server", "/status_docker?process_name=x"), ("inference", "/models"), ("inference", "/v2/models/x")]
@@ -144,3 +145,16 @@ def test_what_needs_a_token_needs_it_whatever_the_address_looks_like(front):
             answer = client.send(client.build_request("GET", client.base_url.copy_with(raw_path=path.encode())))
             assert answer.status_code in {301, 302, 303, 307, 400, 401, 404}, (path, answer.status_code)
             assert "tenant" not in answer.text
+
+
+def test_groups_that_the_gateway_itself_lets_through(engine, tls, openid, recorder, ports):
+    doors = ports[engine, "renewal"]
+    with gateway(engine, doors, dict.fromkeys(DOORS, recorder.url), openid.url, tls, gateway_allowed_groups=["/mlaas/admins", "/cms/higgs"]) as found:
+        for user, allowed in {"alice": True, "bob": False, "carol": True, "dave": False}.items():
+            before = len(recorder.requests)
+            with found.client(openid.token(user)) as client:
+                assert (client.get("/api/v1/me").status_code == 200) == allowed
+            assert (len(recorder.requests) > before) == allowed
+        for groups in ("/mlaas/admins", ["/mlaas/admins/x"], ["mlaas/admins"], {"/mlaas/admins": 1}):
+            with found.client(openid.sign(**{"wlcg.groups": groups})) as client:
+                assert client.get("/api/v1/me").status_code in ({200, 401, 403} if isinstance(groups, str) else {401, 403}), groups
