@@ -156,7 +156,7 @@ async function answer(request, response) {
   return undefined;
 }
 
-if (env.TLS_PORT) https.createServer({ cert: fs.readFileSync(env.TLS_CERT), key: fs.readFileSync(env.TLS_KEY) }, answer).listen(Number(env.TLS_PORT), '127.0.0.1');
+if (env.TLS_PORT) https.createServer({ cert: fs.readFileSync(env.TLS_CERT), key: fs.readFileSync(env.TLS_KEY) }, answer).listen(Number(env.TLS_PORT), env.HOST ?? '127.0.0.1');
 const server = http.createServer(answer);
 server.listen(Number(env.PORT ?? 0), env.HOST ?? '127.0.0.1', async () => {
   const { port } = server.address();
