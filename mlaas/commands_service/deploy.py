@@ -36,10 +36,10 @@ def examine(options: Namespace) -> None:
     if options.redirector and not (place := redirector(options.redirector)):
         raise UserError(f"--redirector names no XRootD server (root://host:port), got: {options.redirector}")
     if options.redirector:
-        targets["redirector"] = place
+        targets[f"redirector:{place}"] = place
     more = Wanted(issuer=options.issuer or "", targets=targets, data=options.data or "")
     shown = progress(settings().progress and not options.quiet and not options.json)
-    findings = doctor.examine(flags, source=options.inventory or "", more=more, progress=shown)
+    findings = doctor.examine(flags, source=options.inventory or "", vault=options.vault_password_file or "", more=more, progress=shown)
     if options.json:
         show({"host": options.host, "fit": doctor.fit(findings), "findings": [asdict(finding) for finding in findings]})
     else:

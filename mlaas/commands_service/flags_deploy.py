@@ -31,6 +31,7 @@ def _doctor(stages: Any, command: Command) -> None:
     )
     made.add_argument("host", metavar="HOST", help="[user@]machine[:port], a machine of --inventory, or localhost (without SSH)")
     made.add_argument("--inventory", "-i", metavar="PATH", help="inventory that says how to sign in, and what the machine must have and reach")
+    made.add_argument("--vault-password-file", metavar="FILE", help="with --inventory: file with the password of ansible-vault")
     made.add_argument("--user", metavar="NAME", help="who signs in (default: ~/.ssh/config, else you)")
     made.add_argument("--port", type=int, metavar="PORT", help="port of the SSH server (default: ~/.ssh/config, else 22)")
     made.add_argument("--key", metavar="FILE", help="private key (default: ~/.ssh/config, the agent, the keys in ~/.ssh)")

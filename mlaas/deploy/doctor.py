@@ -16,10 +16,19 @@ TIME = 30.0  # s for the whole look
 
 
 def examine(
-    flags: ssh.Login, *, source: str = "", more: Wanted | None = None, progress: Progress = SILENT, ask: bool | None = None, timeout: float = TIME
+    flags: ssh.Login,
+    *,
+    source: str = "",
+    vault: str = "",
+    more: Wanted | None = None,
+    progress: Progress = SILENT,
+    ask: bool | None = None,
+    timeout: float = TIME,
 ) -> list[Finding]:
-    """The findings of one machine; `source` is an inventory that says more of it, `more` what flags ask for besides. Raises `HostError`."""
-    found = inventory.variables(source, flags.host) if source else {}
+    """The findings of one machine; `source` is an inventory that says more of it (`vault`: the file of its password),
+    `more` what flags ask for besides. Raises `HostError`.
+    """
+    found = inventory.variables(source, flags.host, vault) if source else {}
     asked = from_variables(found)
     if more is not None:
         asked = replace(asked, issuer=more.issuer or asked.issuer, targets={**asked.targets, **more.targets}, data=more.data or asked.data)

@@ -180,7 +180,7 @@ def _reach(machine: Machine, wanted: Wanted) -> Iterator[Finding]:
     for name in dict.fromkeys([*targets, *machine.reach]):
         where = targets.get(name, "")
         said = machine.reach.get(name, "")
-        label = LABELS.get(name, where)
+        label = LABELS.get(name.split(":")[0], where)
         yield _reached(label, wanted.issuer if name == "issuer" else where, said, name, machine, wanted)
     if "packages" not in machine.reach and machine.python:
         yield Finding("package mirror", "warning", "no list of packages found", "the roles install packages: check apt's or dnf's sources")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from mlaas.errors import MissingExtraError, UserError, nearest
 TIME = 60.0  # s
 
 
-def variables(inventory: str, host: str) -> dict[str, Any]:
-    """The variables of one machine; values in a vault stay closed."""
-    listed = _ask(inventory, "--list")
+def variables(inventory: str, host: str, vault_password_file: str = "") -> dict[str, Any]:
+    """The variables of one machine. Raises UserError."""
+    listed = _ask(inventory, vault_password_file)
     hosts = set(listed.get("_meta", {}).get("hostvars", {})) | {name for group in listed.values() for name in group.get("hosts", [])}
     if host not in hosts:
         raise UserError(f"{inventory} has no machine {host!r}{nearest(host, hosts)}; it has {', '.join(sorted(hosts)) or 'none'}")
@@ -26,13 +27,15 @@ def variables(inventory: str, host: str) -> dict[str, Any]:
     return found
 
 
-def _ask(inventory: str, *flags: str) -> dict[str, Any]:
+def _ask(inventory: str, vault_password_file: str) -> dict[str, Any]:
     program = Path(sys.executable).parent / "ansible-inventory"
     if not program.exists():
         raise MissingExtraError("ansible", "deploy")
     if not Path(inventory).exists():
         raise UserError(f"there is no inventory {inventory}")
-    command = [str(program), "-i", inventory, *flags]
+    command = [str(program), "-i", inventory, "--list"]
+    if vault_password_file:
+        command += ["--vault-password-file", vault_password_file]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIME, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines() or ["ansible-inventory failed"]
@@ -51,5 +54,11 @@ def login(found: Mapping[str, Any], flags: Login) -> Login | None:
         user=flags.user or str(found.get("ansible_user", "")),
         port=flags.port or int(found.get("ansible_port", 0) or 0),
         key=flags.key or str(found.get("ansible_ssh_private_key_file", "")),
-        jump=flags.jump,
+        jump=flags.jump or jump(str(found.get("ansible_ssh_common_args", ""))),
     )
+
+
+def jump(arguments: str) -> str:
+    """The jump host among arguments of ssh: `-J HOST` or `-o ProxyJump=HOST`."""
+    named = re.search(r"(?:-J *|ProxyJump[= ]\s*)[\"']?([^\s\"',]+)", arguments)
+    return named[1] if named else ""

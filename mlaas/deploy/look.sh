@@ -86,6 +86,7 @@ try:
 except ImportError:
     raise SystemExit(0)
 TIMEOUT = float(os.environ["TIMEOUT"])
+LOCK = threading.Lock()
 
 
 def reach(name, address):
@@ -109,7 +110,8 @@ def reach(name, address):
         said = "no timed out"
     except Exception as error:
         said = "no %s" % error
-    print("reach\t%s %s" % (name, " ".join(said.split())), flush=True)
+    with LOCK:  # two lines at once would become one
+        print("reach\t%s %s" % (name, " ".join(said.split())), flush=True)
 
 
 threads = [threading.Thread(target=reach, args=line.split("\t"), daemon=True) for line in os.environ["TARGETS"].splitlines() if "\t" in line]

@@ -107,7 +107,7 @@ def _wait(work: Callable[[], object], tick: Callable[[], None], stop: threading.
 
 def _end(mark: str) -> None:
     """End ansible-playbook and all below it; its workers have sessions of their own, which ansible-runner does not end."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     ours = []
     for child in psutil.Process().children(recursive=True):

@@ -213,7 +213,7 @@ def _told(error: BaseException, login: Login, where: str) -> BaseException:
         return HostError(f"{where} cannot be reached ({reasons}): check the address and the port, and that an SSH server runs there")
     if isinstance(error, HostError) or not isinstance(error, paramiko.SSHException | OSError | EOFError):
         return error
-    if re.search("banner|timeout|negotiation", str(error), re.IGNORECASE):
+    if re.search("banner|timeout|negotiation|no existing session", str(error), re.IGNORECASE):
         return HostError(f"{where} answers, but not as an SSH server does: check the port")
     return HostError(f"{where}: {_reason(error)}")
 

@@ -56,9 +56,9 @@ def from_variables(variables: Mapping[str, Any]) -> Wanted:
     hub = text.get("mlaas_images", "").split("/")[0] if text.get("mlaas_image_source") == "pull" else ""
     if hub:
         targets["images"] = f"https://{hub}/v2/"
-    for name in ("server_redirector", "xrootd_origin"):
-        if address := redirector(text.get(name, "")):
-            targets["redirector"] = address
+    origins = [text.get("server_redirector", ""), text.get("xrootd_origin", ""), *map(str, given.get("xrootd_permit") or [])]
+    for place in filter(None, map(redirector, origins)):
+        targets[f"redirector:{place}"] = place
     plain = Wanted()
     return Wanted(
         ports=ports,
@@ -89,7 +89,7 @@ def _size(text: Mapping[str, str], name: str, default: int) -> int:
 def redirector(address: str) -> str:
     """`root://host[:port]//...`, `host[:port]` as host:port; an empty text for anything else."""
     parts = urlsplit(address if "://" in address else f"root://{address}")
-    if parts.scheme not in {"root", "roots", "xroot", "xroots"} or not parts.hostname:
+    if parts.scheme not in {"root", "roots", "xroot", "xroots"} or not parts.hostname or "*" in parts.hostname:
         return ""
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port or 1094}"

@@ -156,7 +156,7 @@ def test_what_an_inventory_asks_for():
     assert asked.targets == {
         "acme": "https://acme.example.org/dir",
         "images": "https://registry.example.org/v2/",
-        "redirector": "xrootd.example.org:1094",
+        "redirector:xrootd.example.org:1094": "xrootd.example.org:1094",
     }
     for wrong in ({"mlaas_server_port": "https"}, {"mlaas_server_port": 70000}, {"mlaas_minimum_disk": "much"}):
         with pytest.raises(UserError, match=next(iter(wrong))):
@@ -171,6 +171,7 @@ def test_what_an_inventory_asks_for():
         ("a.example.org", "a.example.org:1094"),
         ("root://[2001:db8::1]:1096", "[2001:db8::1]:1096"),
         ("https://a.example.org", ""),
+        ("*.example.org:1094", ""),
         ("", ""),
     ],
 )
@@ -201,6 +202,9 @@ def test_flags_win_over_the_inventory():
     found = {"ansible_host": "192.0.2.1", "ansible_port": 2222, "ansible_user": "debian", "ansible_ssh_private_key_file": "/k"}
     assert inventory.login(found, Login("vm1")) == Login("192.0.2.1", "debian", 2222, "/k")
     assert inventory.login(found, Login("vm1", "root", 22, "/l", "gate")) == Login("192.0.2.1", "root", 22, "/l", "gate")
+    by_gate = {"ansible_ssh_common_args": "-o ConnectTimeout=5 -J jo@gate:2222"}
+    assert inventory.login(by_gate, Login("vm1")) == Login("vm1", jump="jo@gate:2222")
+    assert inventory.jump("-o ProxyJump=gate") == "gate"
     assert inventory.login({"ansible_connection": "ansible.builtin.local"}, Login("vm1")) is None
     assert inventory.login({}, Login("localhost")) is None
     assert inventory.login({}, Login("localhost", port=2222)) == Login("localhost", port=2222)
