@@ -31,6 +31,7 @@ AUDIENCE = "https://origin.test"
 PASSPHRASE = "a passphrase, with 'quotes'"  # noqa: S105
 ORIGIN = "/origin"  # where a container sees the folder
 RUN = "/run/xrootd"
+NETWORK = "mlaas_storage"  # where the proxy looks for origins
 
 
 class Origin:
@@ -167,7 +168,9 @@ def lay_out(folder: Path, *names: str, files: Sequence[Path] = ()) -> tuple[Orig
     folder.mkdir(parents=True, exist_ok=True)
     authority = Authority(folder / "authority")
     robot = authority.user("Robot", passphrase=PASSPHRASE)
-    origin = Origin(folder / "origin", authority, names=names or ("origin",), users=(robot.subject,), seen=ORIGIN, run=RUN)
+    given = names or ("origin",)
+    certified = given + tuple(f"{name}.{NETWORK}" for name in given)  # what its address leads back to
+    origin = Origin(folder / "origin", authority, names=certified, users=(robot.subject,), seen=ORIGIN, run=RUN)
     for file in files:
         shutil.copy(file, origin.store)
         (origin.store / file.name).chmod(0o644)
@@ -186,7 +189,7 @@ def events(path: Path, number: int = 1000, first: int = 0) -> Path:
     return path
 
 
-def docker_run(image: str, folder: str, *, name: str = "origin", network: str = "mlaas_storage", aliases: tuple[str, ...] = ()) -> list[str]:
+def docker_run(image: str, folder: str, *, name: str = "origin", network: str = NETWORK, aliases: tuple[str, ...] = ()) -> list[str]:
     """The command that runs a laid out origin in a container of the image xrootd; folder: where the machine has its files."""
     options = ["--detach", f"--name={name}", f"--network={network}", *(f"--network-alias={alias}" for alias in aliases)]
     options += [f"--volume={folder}:{ORIGIN}:ro", f"--tmpfs={RUN}:uid=10003,gid=10003,mode=0700", f"--env=X509_CERT_DIR={ORIGIN}/certificates"]

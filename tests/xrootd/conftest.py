@@ -90,7 +90,7 @@ def rendered(place: Path, authority: Authority, robot: Pair) -> Rendering:
             "xrootd_passphrase": PASSPHRASE,
             "xrootd_certificates": str(authority.certificates),
         }
-        found = render(place / name, **(common | variables))
+        found = render(place / "rendered" / name, **(common | variables))
         if made:
             done = run(found, "renew", "--once")
             assert done.returncode == 0, done.stdout

@@ -44,7 +44,7 @@ def test_files_are_read_without_a_credential(place, proxy, origin, names_only):
     assert read(place, *urls) == [X, Y]
     if names_only:
         assert read(place, f"{proxy.url}//store/x.root") == [X]
-    cached = list((proxy.rendered.folder / "data" / "cache").rglob("x.root"))
+    cached = list(proxy.rendered.cache.rglob("x.root"))
     assert bool(cached) == ("libXrdPfc" in (proxy.rendered.config / "proxy.cfg").read_text())
     assert run(proxy.rendered, "health", "--port", str(proxy.port)).returncode == 0
 

@@ -113,10 +113,16 @@ X509 = {"xrootd_permit": ["h"], "xrootd_credential": "x509", "xrootd_certificate
         ({"xrootd_permit": ["h rl /root: rl"]}, "an origin is host, host:port"),
         ({"xrootd_permit": ["h\n"]}, "an origin is host, host:port"),
         ({"xrootd_mode": "origin", "xrootd_origin": "h:1094/store"}, "what may be read there is xrootd_paths"),
-        ({"xrootd_mode": "origin", "xrootd_origin": "h", "xrootd_paths": ["store"]}, "xrootd_paths must be absolute paths"),
+        *(
+            (
+                {"xrootd_mode": "origin", "xrootd_origin": "h", "xrootd_paths": [path]},
+                f"xrootd_paths must be folders of the origin such as /store, without blanks, colons, .. or //, and not /, got: {path}",
+            )
+            for path in ("store", "/", "//store", "/store/../x", "/xroot:/h", "/a b", "/store\n")
+        ),
         (
             {"xrootd_mode": "origin", "xrootd_origin": "h", "xrootd_paths": []},
-            "xrootd_paths must be absolute paths without blanks, .. or //, got: nothing",
+            "and not /, got: nothing",
         ),
         ({"xrootd_permit": ["a", "b"], "xrootd_cache": True}, "the cache knows files by their path alone"),
         ({"xrootd_permit": ["a:1", "root://a:2"], "xrootd_cache": "true"}, "the cache knows files by their path alone"),
