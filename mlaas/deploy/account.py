@@ -12,6 +12,7 @@ from typing import Any
 ROLE = re.compile(r"^(?:\w+\.)*")
 PREFIX = re.compile(r"^(?:(?:Task|Action|Module|Loop) (?:failed|result failed)[^:]{0,60}: )+")
 FAILED = {"runner_on_failed", "runner_on_async_failed", "runner_item_on_failed"}
+VALIDATION = "Validating arguments against arg spec"  # a task that Ansible adds before each role
 TAIL = 5  # lines of a command's error
 
 
@@ -63,7 +64,7 @@ class Account:
 
     def _task(self, data: Mapping[str, Any]) -> None:
         name = step_name(data)
-        if self.step is None or self.step.name != name:
+        if self.step is None or (self.step.name != name and not str(data.get("task", "")).startswith(VALIDATION)):
             self.finish()
             self.step = Step(name, self.clock())
         self.step.task = str(data.get("task", ""))
@@ -73,7 +74,7 @@ class Account:
         host = str(data.get("host", ""))
         # the whole loop repeats what its items said
         if text and not any(fault.host == host and fault.text == text for fault in self.faults):
-            self.faults.append(Fault(host, self.step.name if self.step else "", str(data.get("task", "")), text))
+            self.faults.append(Fault(host, step_name(data), str(data.get("task", "")), text))
 
     def finish(self) -> None:
         """End the step under way."""
@@ -102,12 +103,14 @@ class Account:
 
 def step_name(data: Mapping[str, Any]) -> str:
     """`role: file of tasks`, or the play's name."""
-    role, path = str(data.get("role") or ""), str(data.get("task_path") or "")
+    role, path = ROLE.sub("", str(data.get("role") or "")), str(data.get("task_path") or "")
     if not role:
         return str(data.get("play", ""))
+    if str(data.get("task", "")).startswith(VALIDATION):
+        return role
     file = Path(path.rsplit(":", 1)[0])
     part = "handlers" if file.parent.name == "handlers" else file.stem
-    return f"{ROLE.sub('', role)}: {part}".removesuffix(": main").removesuffix(": ")
+    return f"{role}: {part}".removesuffix(": main").removesuffix(": ")
 
 
 def sentence(result: Mapping[str, Any]) -> str:

@@ -252,6 +252,7 @@ def test_steps():
         event("playbook_on_task_start", play="Install", task="Gathering Facts", task_path="/x/site.yml:2"),
         event("playbook_on_task_start", **TASK),
         event("runner_on_ok", host="vm1", res={"changed": True}),
+        event("playbook_on_task_start", **TASK | {"task": "Validating arguments against arg spec 'main'", "task_path": "/x/site.yml:9"}),
         event("playbook_on_handler_task_start", **TASK | {"task_path": "/x/roles/tls/handlers/main.yml:2"}),
         event("playbook_on_stats", ok={"vm1": 3}, changed={"vm1": 1}, processed={"vm1": 1}),
     )
@@ -262,8 +263,8 @@ def test_steps():
 def test_what_was_rescued_is_no_failure():
     account, _ = told(
         event("playbook_on_task_start", **TASK),
-        event("runner_on_failed", host="vm1", task="A", res={"msg": "rescued"}),
-        event("runner_on_failed", host="vm2", task="B", res={"msg": "it is gone"}),
+        event("runner_on_failed", **TASK | {"host": "vm1", "task": "A", "res": {"msg": "rescued"}}),
+        event("runner_on_failed", **TASK | {"host": "vm2", "task": "B", "res": {"msg": "it is gone"}}),
         event("playbook_on_stats", failures={"vm2": 1}, rescued={"vm1": 1}, processed={"vm1": 1, "vm2": 1}),
     )
     assert account.failure() == "vm2, tls: run (B): it is gone"
@@ -295,6 +296,7 @@ def test_names_of_steps():
     assert step_name({"role": "docker", "task_path": "/r/tasks/main.yml:1"}) == "docker"
     assert step_name({"role": "a.b.docker", "task_path": "/r/tasks/install.yml:1"}) == "docker: install"
     assert step_name({"play": "Smoke"}) == "Smoke"
+    assert step_name({"role": "a.b.tls", "task": "Validating arguments against arg spec 'main'", "task_path": "/x/site.yml:1"}) == "tls"
 
 
 def test_a_censored_task_leaves_nothing_in_the_log():
