@@ -122,7 +122,7 @@ def test_secrets_are_in_no_image_and_in_nothing_that_the_engine_tells(laptop):
     ids = laptop.machine.sh("docker images --quiet").split()
     told = json.dumps(laptop.inspected()) + laptop.machine.sh(f"docker inspect {' '.join(ids)}")
     told += laptop.machine.sh(f"for id in {' '.join(ids)}; do docker history --no-trunc $id; done")
-    told += laptop.machine.sh("for id in $(docker ps -aq); do docker logs $id 2>&1; done")
+    told += laptop.machine.sh("for id in $(docker ps -aq --filter label=com.docker.compose.project=mlaas); do docker logs $id 2>&1; done")
     told += laptop.machine.sh("cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'", check=False)
     assert not [word for word in secret if word in told]
 
