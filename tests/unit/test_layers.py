@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "training": {"data", "workflow", "models"},
     "prepare": {"data", "workflow"},
     "pipeline": {"data", "workflow", "models", "report", "training", "prepare"},
-    "demo": {"data", "client"},
+    "demo": {"data", "models", "client"},
     # the service: `inference` knows neither training nor server; only `store` knows the database; only `jobs` starts processes of users
     "auth": set(),
     "web": {"auth"},
