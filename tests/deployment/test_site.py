@@ -22,6 +22,7 @@ import pytest
 
 from mlaas.demo.generate import write_pair, write_workflow
 from mlaas.demo.requests import write_requests
+from mlaas.models.archive import unpack
 from tests.deployment.machines import ROOT
 from tests.deployment.site import NAME, OTHERS, USERS, Site, resolved, snapshot, write_report
 from tests.support.origin import PASSPHRASE, docker_run, lay_out
@@ -199,9 +200,8 @@ def test_cpus_and_memory_of_a_submission_reach_its_container(site, tmp_path):
         assert finished(client, job.id).state == "succeeded", "".join(client.jobs.log(job.id))
         site.model = job.model
         client.models.download(job.model, tmp_path / "model.tar.gz")
-    with tarfile.open(tmp_path / "model.tar.gz") as archive:
-        archive.extractall(tmp_path / "model", filter="data")
-    write_requests(site.folder, next((tmp_path / "model").rglob("features.json")).parent, job.model)
+    unpack(tmp_path / "model.tar.gz", tmp_path / "model")
+    write_requests(site.folder, tmp_path / "model", job.model)
     site.scores = predicted(site)
     assert all(0 <= score <= 1 for score in site.scores)
 

@@ -7,16 +7,12 @@ to its layers.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
-import ipaddress
 import os
 import shlex
 import shutil
-import socket
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -26,15 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
-import psutil
 from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
+from tests.support.bridge import CACHE, bridge, locked
 from tests.support.dockerd import Daemon
+from tests.support.golden import NEXT, golden, linked
 from tests.support.programs import find_program
 
-ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mlaas-tests"
+__all__ = ["NEXT", "SYSTEMS", "Machine", "Machines", "golden", "machines"]
+
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo"  # what a cloud image has at least
 SLIM = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "info"))
 # Debian 13 carries Compose v2, which runs on Debian 12, too
@@ -42,10 +39,7 @@ TRIXIE = "deb http://deb.debian.org/debian trixie main"
 INSTALL = "apt-get install -y -qq --no-install-recommends"
 CONTAINER_LINE = "== {{.Name}} {{.State.Status}} {{.State.ExitCode}}"
 GOLDEN = "/mnt/golden"  # where a machine sees the layers of the product's images
-KEPT = 2
-NEXT = "0.1.1"  # what a machine is upgraded to
 BOOT_TIME = 60.0  # s
-SUBNETS = [ipaddress.ip_network(f"10.{second}.0.0/16") for second in range(213, 253)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Machines:
         home.mkdir(parents=True)
         volumes = ["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{engine}:/var/lib/docker"]
         if golden:
-            clone(golden, engine)
+            linked(golden, engine, GOLDEN)
             volumes.append(f"{golden}:{GOLDEN}:ro")
         else:
             engine.mkdir()
@@ -238,62 +232,6 @@ def _bootstrap(system: System, archive: Path) -> Path:
     return archive
 
 
-def clone(golden: Path, target: Path) -> None:
-    """An engine's data folder in which every layer is a link to that of `golden`, which the machine sees at GOLDEN: nothing is copied but names."""
-    target.mkdir(parents=True)
-    shutil.copytree(golden / "image", target / "image", symlinks=True)
-    shutil.copytree(golden / "overlay2", target / "overlay2", symlinks=True, ignore=lambda _folder, names: {"diff"} & set(names))
-    for layer in (golden / "overlay2").iterdir():
-        if (layer / "diff").is_dir():
-            (target / "overlay2" / layer.name / "diff").symlink_to(f"{GOLDEN}/overlay2/{layer.name}/diff")
-
-
-@contextmanager
-def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a lock file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, kind)
-        yield
-
-
-@contextmanager
-def bridge() -> Iterator[tuple[str, ...]]:
-    """A bridge with NAT of its own; yields dockerd's options. The engine itself leaves the machine's packet filter alone."""
-    with locked(CACHE / "bridge.lock"):
-        addresses = [address for found in psutil.net_if_addrs().values() for address in found if address.family == socket.AF_INET]
-        taken = [ipaddress.ip_address(address.address) for address in addresses]
-        number, subnet = next((n, subnet) for n, subnet in enumerate(SUBNETS) if not any(address in subnet for address in taken))
-        name = f"mlaas-vm{number}"
-        gateway = f"{subnet[1]}/{subnet.prefixlen}"
-        _ip("link", "add", name, "type", "bridge")
-        _ip("addr", "add", gateway, "dev", name)
-        _ip("link", "set", name, "up")
-    rules = [
-        ["-t", "nat", "POSTROUTING", "-s", str(subnet), "!", "-o", name, "-j", "MASQUERADE"],
-        ["-t", "filter", "FORWARD", "-i", name, "-j", "ACCEPT"],
-        ["-t", "filter", "FORWARD", "-o", name, "-j", "ACCEPT"],
-    ]
-    try:
-        for rule in rules:
-            _iptables("-I", rule)
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        yield ("--bridge", name, "--iptables=false", "--ip-masq=false")
-    finally:
-        for rule in rules:
-            with suppress(subprocess.CalledProcessError):
-                _iptables("-D", rule)
-        _ip("link", "del", name)
-
-
-def _ip(*words: str) -> None:
-    subprocess.run([str(find_program("ip")), *words], check=True)
-
-
-def _iptables(action: str, rule: list[str]) -> None:
-    subprocess.run([str(find_program("iptables")), "--wait", *rule[:2], action, *rule[2:]], check=True)
-
-
 @contextmanager
 def machines() -> Iterator[Machines]:
     """An outer engine, until the block ends; the images stay in its folder."""
@@ -311,69 +249,3 @@ def machines() -> Iterator[Machines]:
                 made.close()
         finally:
             daemon.remove()
-
-
-def build_digest() -> str:
-    """Changes when the product's images would."""
-    digest = hashlib.sha256()
-    for path in sorted([ROOT / "pyproject.toml", *_files(ROOT / "images"), *_files(ROOT / "mlaas")]):
-        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-
-
-def golden() -> Path:
-    """The layers of an engine that holds the product's images, twice: as the version that this is, and as the NEXT one."""
-    if given := os.environ.get("MLAAS_TEST_GOLDEN"):  # while developing: layers of a build before
-        return Path(given)
-    folder = CACHE / "golden"
-    key = hashlib.sha256(build_digest().encode()).hexdigest()[:16]
-    made = folder / key
-    with locked(folder / "lock"):
-        if not made.exists():
-            with bridge() as network:
-                daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-golden-")), folder / "data", network)
-                try:
-                    daemon.start()
-                    _build(daemon.url)
-                    _build(daemon.url, "--version", NEXT)
-                    _prune(daemon.url)
-                finally:
-                    daemon.remove()
-            _forget(folder)
-            _keep(folder / "data", made)
-    return made
-
-
-def _keep(data: Path, target: Path) -> None:
-    """What the next build may prune, as hard links: the engine never writes a layer again."""
-    aside = target.with_name(f"{target.name}.part")
-    aside.mkdir(parents=True)
-    subprocess.run(["cp", "-a", str(data / "image"), str(aside)], check=True)
-    subprocess.run(["cp", "-al", str(data / "overlay2"), str(aside)], check=True)
-    aside.rename(target)
-
-
-def _forget(folder: Path) -> None:
-    """Remove what former builds kept, but for the last ones, which machines of other sessions may use."""
-    kept = sorted((path for path in folder.iterdir() if path.is_dir() and path.name != "data"), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-KEPT]:
-        shutil.rmtree(path)
-
-
-def _prune(url: str) -> None:
-    """Remove what no image stands on any more."""
-    client = docker.DockerClient(base_url=url, timeout=300)
-    client.containers.prune()
-    client.images.prune()
-    client.close()
-
-
-def _build(url: str, *arguments: str) -> None:
-    command = [str(ROOT / "images" / "build"), "--host-cas", *arguments]
-    environment = os.environ | {"DOCKER_HOST": url}
-    print(f"== {shlex.join(command)}", file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT, timeout=2400)
