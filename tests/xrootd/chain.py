@@ -101,7 +101,9 @@ class Renewer:
         self.log = rendered.folder / "renewer.log"
 
     def __enter__(self) -> Renewer:
+        begun = self.log.read_text().count("keeps ") if self.log.exists() else 0
         self.process = start(credential(self.rendered, "renew"), self.log, image_environment(self.rendered))
+        self.wait('"keeps ', begun + 1)
         return self
 
     def __exit__(self, *_: object) -> None:

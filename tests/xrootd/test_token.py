@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,12 +13,28 @@ import pytest
 
 from tests.integration.servers import free_port
 from tests.service.openid import provider
+from tests.support.collection import ROOT
 from tests.support.origin import AUDIENCE, SYSTEM_BUNDLE, Origin, events
-from tests.xrootd.chain import Proxy, Renewer, read, run, watched
+from tests.xrootd.chain import Proxy, Renewer, read, reader, run, watched
 
 X = sum(range(1000))
 SECRET = "robot-secret-robot-secret-robot-1"  # noqa: S105
 LIFE = 24  # s
+KEPT = 60  # s for which an origin goes on taking a token that it has seen
+# one session for all, as a job has it: it opens a file again and again, and reads on in another
+SESSION = """
+import sys, time
+from mlaas.data.credentials import storage_options
+storage_options(sys.argv[1])
+from XRootD import client
+until, first = time.monotonic() + float(sys.argv[2]), client.File()
+assert first.open(sys.argv[1])[0].ok
+while time.monotonic() < until:
+    file = client.File()
+    for status in (file.open(sys.argv[1], timeout=60)[0], first.read(0, 100, timeout=60)[0], file.close()[0]):
+        assert status.ok, status.message
+    time.sleep(2)
+"""
 
 pytestmark = pytest.mark.needs("node", "npm")
 
@@ -75,10 +92,16 @@ def test_it_is_renewed_while_files_are_read(place, tokens, storage, issuer):
         assert read(place, *urls) == [X, X]
         with pytest.raises(AssertionError):
             read(place, f"root://localhost:{storage.port}//store/x.root")
-        ends = time.monotonic() + 2 * LIFE
+        seconds = KEPT + 1.5 * LIFE
+        ends = time.monotonic() + seconds
+        environment = reader(place) | {"PYTHONPATH": str(ROOT)}
+        session = subprocess.Popen([sys.executable, "-c", SESSION, urls[0], str(seconds)], env=environment, stderr=subprocess.PIPE, text=True)
         while time.monotonic() < ends:
             assert read(place, *urls) == [X, X]
             time.sleep(1)
+        assert session.communicate(timeout=60) == (None, "")
+        assert session.returncode == 0
+        assert "the proxy starts anew" in proxy.log.read_text()
         assert (found.credential / "token").read_text() != first
         assert run(found, "health", "--port", str(proxy.port)).returncode == 0
         issuer.down()
