@@ -1,4 +1,7 @@
-"""The repository as an Ansible collection: Ansible finds one by the names of its folders, so a link stands in for them."""
+"""The repository as an Ansible collection: Ansible finds one by the names of its folders, so a link stands in for them.
+
+python -m tests.support.collection COMMAND...      run an Ansible program where it finds the collection, e.g. ansible-lint
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,8 @@ def environment(home: Path) -> dict[str, str]:
         "ANSIBLE_NOCOLOR": "true",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
+
+
+if __name__ == "__main__":
+    found = environment(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mlaas-tests" / "ansible")
+    os.execvpe(sys.argv[1], sys.argv[1:], found)  # noqa: S606
