@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +101,24 @@ def server(tmp_path_factory) -> Iterator[Server]:
     made = make_server(tmp_path_factory.mktemp("sshd"))
     yield made
     made.stop()
+
+
+@pytest.fixture
+def another(tmp_path) -> Iterator[Callable[..., Server]]:
+    """Starts further servers, given lines of their configuration."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start an SSH server")
+    servers: list[Server] = []
+
+    def start(*more: str) -> Server:
+        folder = tmp_path / f"sshd{len(servers)}"
+        folder.mkdir()
+        servers.append(make_server(folder, more))
+        return servers[-1]
+
+    yield start
+    for made in servers:
+        made.stop()
 
 
 @pytest.fixture

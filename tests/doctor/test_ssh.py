@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from mlaas.cli import main
 from mlaas.deploy import ssh
 from mlaas.deploy.hosts import HostError
-from tests.doctor.conftest import free_port, make_key, make_server
+from tests.doctor.conftest import free_port, make_key
 from tests.support.programs import find_program
 
 pytestmark = pytest.mark.needs("sshd")
@@ -164,23 +163,18 @@ def test_the_configuration_of_openssh(server, known):
     host.close()
 
 
-def test_a_jump_host(server, known, tmp_path):
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    inner = make_server(folder)
-    try:
-        with (server.folder / "authorized").open("a") as file:
-            file.write((folder / "user.pub").read_text())
-        jump = f"root@127.0.0.1:{server.port}"
-        given = ssh.Login("127.0.0.1", "root", inner.port, str(inner.key), jump)
-        assert f"the key of [127.0.0.1]:{inner.port} is unknown" in refused(given)
-        with (known / ".ssh" / "known_hosts").open("a") as file:
-            file.write(inner.known)
-        host = ssh.connect(given, ask=False)
-        assert host.run("echo $SSH_CONNECTION", 10).out.split()[3] == str(inner.port)
-        host.close()
-    finally:
-        inner.stop()
+def test_a_jump_host(server, known, another):
+    inner = another()
+    with (server.folder / "authorized").open("a") as file:
+        file.write((inner.folder / "user.pub").read_text())
+    given = ssh.Login("127.0.0.1", "root", inner.port, str(inner.key), f"root@127.0.0.1:{server.port}")
+    assert f"the key of [127.0.0.1]:{inner.port} is unknown" in refused(given)
+    with (known / ".ssh" / "known_hosts").open("a") as file:
+        file.write(inner.known)
+    host = ssh.connect(given, ask=False)
+    assert host.run("echo $SSH_CONNECTION", 10).out.split()[3] == str(inner.port)
+    host.close()
+    inner.stop()
     assert f"127.0.0.1 does not lead to 127.0.0.1:{inner.port}" in refused(given)
 
 
@@ -206,33 +200,26 @@ def test_a_script_that_takes_too_long(server, known):
     host.close()
 
 
-def test_a_connection_that_is_lost(server, known, tmp_path):
-    folder = tmp_path / "short"
-    folder.mkdir()
-    lost = make_server(folder)
+def test_a_connection_that_is_lost(known, another):
+    lost = another()
     (known / ".ssh" / "known_hosts").write_text(lost.known)
     host = ssh.connect(login(lost), ask=False)
     subprocess.run(["pkill", "-P", str(lost.processes[0].pid)], check=False)  # the session's own process
     with pytest.raises(HostError, match="was lost"):
         host.run("echo here", 5)
     host.close()
-    lost.stop()
 
 
 @pytest.fixture
-def bare(tmp_path, home):
+def bare(tmp_path, home, another):
     """A server whose users find few programs: no Python, no Docker."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can start an SSH server")
-    folder, programs = tmp_path / "bare", tmp_path / "bin"
-    folder.mkdir()
+    programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "awk", "cat", "date", "df", "dirname", "grep", "head", "id", "sed", "sort", "stat", "tr", "uname"):
         (programs / name).symlink_to(find_program(name))
-    made = make_server(folder, [f"SetEnv PATH={programs}"])
+    made = another(f"SetEnv PATH={programs}")
     (home / ".ssh" / "known_hosts").write_text(made.known)
-    yield made
-    made.stop()
+    return made
 
 
 def test_no_python(bare, capsys):
@@ -244,20 +231,15 @@ def test_no_python(bare, capsys):
     assert found["Docker"]["text"] == "none yet; the role docker installs it"
 
 
-def test_an_account_without_a_shell(server, known, tmp_path, capsys):
-    folder = tmp_path / "noshell"
-    folder.mkdir()
-    made = make_server(folder, ["ForceCommand echo 'This account is not available.'"])
+def test_an_account_without_a_shell(known, another, capsys):
+    made = another("ForceCommand echo 'This account is not available.'")
     (known / ".ssh" / "known_hosts").write_text(made.known)
     assert doctor(made) == 2
     assert "runs no POSIX shell for this user (it said: This account is not available.)" in capsys.readouterr().err
-    made.stop()
 
 
-def test_a_password_is_asked_for_and_in_no_argument(server, known, tmp_path):
-    folder = tmp_path / "passwords"
-    folder.mkdir()
-    made = make_server(folder, ["PasswordAuthentication yes", "PermitRootLogin yes", "PubkeyAuthentication no"])
+def test_a_password_is_asked_for_and_in_no_argument(known, another):
+    made = another("PasswordAuthentication yes", "PermitRootLogin yes", "PubkeyAuthentication no")
     (known / ".ssh" / "known_hosts").write_text(made.known)
     asked = []
 
@@ -267,6 +249,5 @@ def test_a_password_is_asked_for_and_in_no_argument(server, known, tmp_path):
 
     assert "refuses root" in refused(login(made, key=""), ask=True, secret=secret)
     assert asked == ["password of root@127.0.0.1: "]
-    made.stop()
     shown = subprocess.run([sys.executable, "-m", "mlaas.cli", "doctor", "--help"], capture_output=True, text=True, check=True).stdout
     assert "--password" not in shown

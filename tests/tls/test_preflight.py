@@ -59,7 +59,11 @@ def said(tmp_path_factory):
 
 
 def _play(folder, cases):
-    roles = [*(ROLE.parent / "mlaas" / part / "main.yml" for part in ("defaults", "vars")), ROLE / "defaults" / "main.yml", ROLE / "vars" / "main.yml"]
+    roles = [
+        *(ROLE.parent / "mlaas" / part / "main.yml" for part in ("defaults", "vars")),
+        ROLE / "defaults" / "main.yml",
+        ROLE / "vars" / "main.yml",
+    ]
     shared = {name: value for path in roles for name, value in yaml.safe_load(path.read_text()).items()}
     shared |= {"role_path": str(ROLE), "mlaas_host_name": "mlaas.example.org", "ansible_connection": "local"}
     shared |= {"ansible_python_interpreter": sys.executable, "tls_addresses": []}
