@@ -34,8 +34,8 @@ def bridge() -> Iterator[tuple[str, ...]]:
     with locked(CACHE / "bridge.lock"):
         addresses = [address for found in psutil.net_if_addrs().values() for address in found if address.family == socket.AF_INET]
         taken = [ipaddress.ip_address(address.address) for address in addresses]
-        number, subnet = next((n, subnet) for n, subnet in enumerate(SUBNETS) if not any(address in subnet for address in taken))
-        name = f"mlaas-vm{number}"
+        subnet = next(subnet for subnet in SUBNETS if not any(address in subnet for address in taken))
+        name = f"mlaas-t{subnet.network_address.packed[1]}"
         gateway = f"{subnet[1]}/{subnet.prefixlen}"
         _ip("link", "add", name, "type", "bridge")
         _ip("addr", "add", gateway, "dev", name)
