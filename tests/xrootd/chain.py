@@ -22,8 +22,8 @@ IMAGE = ROOT / "images" / "xrootd"
 USER = ["setpriv", "--reuid=10003", "--regid=10003", "--clear-groups"]
 # short times for servers that do not answer
 READER = {
-    "XRD_CONNECTIONWINDOW": "5",
-    "XRD_CONNECTIONRETRY": "1",
+    "XRD_CONNECTIONWINDOW": "3",
+    "XRD_CONNECTIONRETRY": "4",
     "XRD_REQUESTTIMEOUT": "20",
     "XRD_STREAMERRORWINDOW": "2",
     "XRD_TIMEOUTRESOLUTION": "1",
