@@ -24,12 +24,13 @@ NO_SOURCES = ("__pycache__", "node_modules", "*.md", "compose.yaml", "laptop*", 
 NEXT = "0.1.1"  # what a machine is upgraded to
 KEPT = 2  # builds, for machines of other sessions
 LIMIT = 2400.0  # s
+GIVEN = os.environ.get("MLAAS_TEST_GOLDEN")  # while developing: a build from before
 
 
 def golden() -> Path:
     """The layers of an engine that holds the product's images twice: as the version that this is, and as the NEXT one."""
-    if given := os.environ.get("MLAAS_TEST_GOLDEN"):  # while developing: a build from before
-        return Path(given)
+    if GIVEN:
+        return Path(GIVEN)
     folder = CACHE / "golden"
     with _sources() as sources:
         made = folder / _digest(sources)

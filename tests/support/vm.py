@@ -40,6 +40,7 @@ INSTALL = "apt-get install -y -qq --no-install-recommends"
 CONTAINER_LINE = "== {{.Name}} {{.State.Status}} {{.State.ExitCode}}"
 GOLDEN = "/mnt/golden"  # where a machine sees the layers of the product's images
 BOOT_TIME = 60.0  # s
+FOLDER = Path(os.environ.get("MLAAS_TEST_MACHINES") or CACHE / "machines")  # read now, for tests clear their environment
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _bootstrap(system: System, archive: Path) -> Path:
 @contextmanager
 def machines() -> Iterator[Machines]:
     """An outer engine, until the block ends; the images stay in its folder."""
-    folder = Path(os.environ.get("MLAAS_TEST_MACHINES") or CACHE / "machines")
+    folder = FOLDER
     with locked(folder / "lock"), bridge() as network:
         daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-vm-")), folder / "data", network)
         try:
