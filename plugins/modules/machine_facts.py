@@ -101,6 +101,7 @@ def main() -> None:
     docker = module.get_bin_path("docker") or ""
     wanted = set(module.params["ports"]) & _listening()
     module.exit_json(
+        changed=False,
         memory=_memory(),
         disks={folder: _free(folder) for folder in module.params["folders"]},
         taken=sorted(wanted - _ours(module, docker)) if wanted else [],

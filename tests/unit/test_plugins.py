@@ -1,0 +1,185 @@
+"""The collection's own modules, filter and lookup."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.testing import patch_module_args
+
+ROOT = Path(__file__).parents[2] / "plugins"
+ME = {"owner": os.geteuid(), "group": os.getegid()}
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Run a module as Ansible does; returns what it answers."""
+
+    def _run(name: str, **arguments: Any) -> dict[str, Any]:
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            load(f"modules/{name}.py").main()
+        return json.loads(capsys.readouterr().out)
+
+    return _run
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ---- secret
+
+
+def test_a_secret_is_made_once(run, tmp_path):
+    path = tmp_path / "key"
+    first = run("secret", path=str(path), **ME)
+    text = path.read_text()
+    again = run("secret", path=str(path), **ME)
+    assert (first["changed"], first["made"], again["changed"], again["made"]) == (True, True, False, False)
+    assert first["state"] == again["state"] != ""
+    assert path.read_text() == text
+    assert len(text) == 49
+    assert mode(path) == 0o400
+    assert text.strip() not in json.dumps(first)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_given_secret_replaces_the_one_that_is_there(run, tmp_path):
+    path = tmp_path / "key"
+    run("secret", path=str(path), **ME)
+    answer = run("secret", path=str(path), content="the given one", newline=False, mode="0440", **ME)
+    assert (answer["changed"], answer["made"]) == (True, False)
+    assert path.read_text() == "the given one"
+    assert mode(path) == 0o440
+    assert not run("secret", path=str(path), content="the given one", newline=False, mode="0440", **ME)["changed"]
+    assert "the given one" not in json.dumps(answer)
+
+
+def test_the_mode_of_a_secret_is_mended_and_its_text_kept(run, tmp_path):
+    path = tmp_path / "key"
+    path.write_text("old")
+    path.chmod(0o644)
+    assert run("secret", path=str(path), **ME)["changed"]
+    assert (path.read_text(), mode(path)) == ("old", 0o400)
+
+
+def test_check_mode_makes_no_secret(run, tmp_path):
+    answer = run("secret", path=str(tmp_path / "key"), _ansible_check_mode=True, **ME)
+    assert answer["changed"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_no_secret(run, tmp_path):
+    (tmp_path / "elsewhere").write_text("another's")
+    (tmp_path / "key").symlink_to(tmp_path / "elsewhere")
+    run("secret", path=str(tmp_path / "key"), **ME)
+    assert (tmp_path / "elsewhere").read_text() == "another's"
+    assert not (tmp_path / "key").is_symlink()
+
+
+def test_a_secret_in_a_folder_that_is_not_there_has_its_sentence(run, tmp_path):
+    answer = run("secret", path=str(tmp_path / "none" / "key"), **ME)
+    assert answer["failed"]
+    assert "No such file or directory" in answer["msg"]
+
+
+# ---- machine_facts
+
+
+def test_a_machine_is_looked_at(run, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        found = run("machine_facts", folders=[str(tmp_path / "not" / "yet")], ports=[port, 1], file=str(tmp_path / "compose.yaml"))
+    assert found["taken"] == [port]
+    assert found["memory"] > 10**8
+    assert found["disks"][str(tmp_path / "not" / "yet")] > 0
+    assert found["architecture"] == os.uname().machine
+    assert not found["project"]
+    assert not found["changed"]
+
+
+# ---- identity_files
+
+
+def identity(run, folder: Path, **more: Any) -> dict[str, Any]:
+    passwords = folder / "passwords"
+    passwords.mkdir(exist_ok=True)
+    users = more.pop("users", [{"name": "alice", "groups": ["/cms"]}])
+    clients = [{"client_id": "robot", "groups": ["/cms"], "secret_file": str(passwords / "robot"), "secret_owner": os.geteuid()}]
+    return run("identity_files", folder=str(folder), passwords=str(passwords), owner=os.geteuid(), users=users, clients=clients, **more)
+
+
+def test_users_and_clients_get_passwords_of_their_own(run, tmp_path):
+    first = identity(run, tmp_path)
+    users, clients = (json.loads((tmp_path / f"identity-{name}").read_text()) for name in ("users", "clients"))
+    password = (tmp_path / "passwords" / "alice").read_text()
+    module = load("modules/identity_files.py")
+    assert module.hashed(password, users[0]["password"]) == users[0]["password"]
+    assert module.hashed("wrong", users[0]["password"]) != users[0]["password"]
+    assert clients[0]["client_secret"] == (tmp_path / "passwords" / "robot").read_text()
+    assert "secret_file" not in clients[0]
+    assert mode(tmp_path / "identity-users") == mode(tmp_path / "passwords" / "alice") == 0o400
+    again = identity(run, tmp_path)
+    assert (first["changed"], again["changed"]) == (True, False)
+    assert first["state"] == again["state"]
+    assert password not in json.dumps([first, again])
+
+
+def test_a_given_password_changes_the_user(run, tmp_path):
+    identity(run, tmp_path)
+    before = (tmp_path / "identity-users").read_text()
+    assert identity(run, tmp_path, users=[{"name": "alice", "groups": ["/cms"], "password": "the new one"}])["changed"]
+    assert (tmp_path / "identity-users").read_text() != before
+    assert (tmp_path / "passwords" / "alice").read_text() == "the new one"
+    assert "the new one" not in (tmp_path / "identity-users").read_text()
+
+
+def test_check_mode_makes_no_users(run, tmp_path):
+    assert identity(run, tmp_path, _ansible_check_mode=True)["changed"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["passwords"]
+
+
+# ---- filter and lookup
+
+
+def test_variables_become_lines():
+    environment = load("filter/environment.py").environment
+    written = environment({"A": ["/cms", "/atlas"], "B": {"x": "$y"}, "C": True, "D": 3, "E": None, "F": "", "G": "a b # c"})
+    assert written == "A='/cms,/atlas'\nB='{\"x\": \"$y\"}'\nC=true\nD=3\nF=''\nG='a b # c'\n"
+
+
+@pytest.mark.parametrize("value", ["it's", "two\nlines", ["a,b"]])
+def test_what_cannot_be_written_is_refused_by_name(value):
+    with pytest.raises(AnsibleFilterError, match="SITE"):
+        load("filter/environment.py").environment({"SITE": value})
+
+
+def test_names_that_nothing_reads_are_found():
+    unknown = load("lookup/unknown_variables.py").unknown
+    roles = {"server": {"server_user_jobs"}, "docker": {"docker_options"}}
+    assert unknown(["server_user_job", "other", "docker_options"], roles, []) == [
+        "server_user_job: no variable has this name; is server_user_jobs meant?"
+    ]
+    assert unknown(["server_room"], roles, ["server_room"]) == []
+
+
+def test_all_entry_points_are_documents():
+    found = load("lookup/unknown_variables.py").documented(ROOT.parent / "roles")
+    assert {"mlaas_up_services", "mlaas_host_name"} <= found["mlaas"]
