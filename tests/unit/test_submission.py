@@ -107,6 +107,16 @@ def test_the_task_names_what_the_workflow_needs(site):
     assert "--resume" in task_of(again, site.settings, site.engine).argv
 
 
+def test_jobs_are_told_of_the_sites_proxy_and_files_keep_their_own_address(site):
+    url = "root://server.example.org//store/b.root"
+    asked = TRAIN | {"files": [url], "labels": [1]}
+    job = jobs.move(site.engine, site.submit("tth", **asked).id, State.STARTING, expect={State.QUEUED}, attempt=1)
+    assert task_of(job, site.settings, site.engine).environment == {}
+    settings = site.settings.model_copy(update={"xrootd_proxy": "root://xrootd:1094", "job_environment": {"SITE": "here"}})
+    assert task_of(job, settings, site.engine).environment == {"MLAAS_XROOTD_PROXY": "root://xrootd:1094", "SITE": "here"}
+    assert (site.places.job(job.id) / "input" / "files.txt").read_text() == f"{url}\n"
+
+
 def test_everything_may_be_given_in_the_request_itself(site):
     asked = {
         "files": ["signal.root", "root://server.example.org//store/b.root"], "labels": ["sig", "bkg"], "model": "./model.py",
