@@ -14,12 +14,11 @@ import pytest
 from tests.integration.servers import free_port
 from tests.support.origin import GROUP, PASSPHRASE, Origin, events
 from tests.support.pki import Authority, Pair
-from tests.support.programs import find_program
 from tests.support.voms import Organisation
 from tests.xrootd.chain import run
 from tests.xrootd.render import Rendered, render
 
-PROGRAMS = {"xrootd": "xrootd-server", "xrdfs": "xrootd-client", "voms-proxy-init": "voms-clients", "openssl": "openssl", "setpriv": "util-linux"}
+PROGRAMS = ("xrootd", "xrdfs", "voms-proxy-init", "openssl", "setpriv")
 PLUGINS = {"libXrdVoms-5.so": "xrootd-voms-plugins", "libXrdAccSciTokens-5.so": "xrootd-scitokens-plugins"}
 Rendering = Callable[..., Rendered]
 
@@ -35,7 +34,11 @@ def needed() -> None:
     """The role gives files to the users of the service, which only root can."""
     if os.geteuid():
         pytest.skip("the tests of role xrootd need root: it gives files to other users")
-    assert all(find_program(name) for name in PROGRAMS)
+    libraries = [name for folder in (Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-gnu")) for name in folder.glob("libXrd*.so")]
+    missing = [package for library, package in PLUGINS.items() if library not in {path.name for path in libraries}]
+    if missing:
+        told = pytest.fail if shutil.which("apt-get") else pytest.skip
+        told(f"plugins of XRootD are missing (apt-get install {' '.join(missing)})")
 
 
 @pytest.fixture(scope="session")
