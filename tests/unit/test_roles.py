@@ -247,3 +247,35 @@ def test_the_playbook_runs_every_role_of_the_service():
     assert [entry["role"] for entry in play["roles"]] == [
         f"mlaas4hep.mlaas.{name}" for name in ["docker", "mlaas", "tls", "identity", "xrootd", "server", "inference", "gateway"]
     ]
+
+
+# ---- the inventories
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/group_vars/all/main.yml")), ids=lambda file: file.parts[-4])
+def test_inventories_name_variables_that_exist(file):
+    known = {name for role in ROLES for name in options(role)}
+    named = re.findall(r"^(?:# )?([a-z]\w*):", file.read_text(), re.MULTILINE)
+    assert len(named) > 30
+    assert set(named) <= known
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/group_vars/all/main.yml")), ids=lambda file: file.parts[-4])
+def test_inventories_show_the_defaults(file):
+    """The first line of a variable that is a comment shows its default, unless the file itself sets it."""
+    text = file.read_text()
+    defaults = {name: option.get("default") for role in ROLES for name, option in options(role).items()}
+    shown: dict[str, Any] = {}
+    for name, value in re.findall(r"^# ([a-z]\w*): (.*?)(?:  +#.*)?$", text, re.MULTILINE):
+        shown.setdefault(name, yaml.safe_load(value))
+    examples = {"gateway_engine", "tls_source", "tls_acme_terms_agreed", "tls_acme_email", "tls_certificate", "tls_key", "server_database_password"}
+    examples |= {"xrootd_permit", "xrootd_certificate", "xrootd_key", "xrootd_passphrase", "xrootd_voms"}
+    for name, value in shown.items():
+        if name not in examples:
+            assert value == defaults[name], name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/group_vars/all/vault.yml.example")), ids=lambda file: file.parts[-4])
+def test_the_vault_holds_what_the_inventory_takes_from_it(file):
+    taken = set(re.findall(r"\bvault_\w+", (file.parent / "main.yml").read_text()))
+    assert taken == set(re.findall(r"^(?:# )?(vault_\w+):", file.read_text(), re.MULTILINE))
