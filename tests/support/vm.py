@@ -115,7 +115,7 @@ class Machines:
             name=name,
             hostname=hostname or f"{name}.test",
             detach=True,
-            cap_add=["SYS_ADMIN", "NET_ADMIN"],
+            cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],  # PTRACE: exec into containers of the machine, which their health checks need
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="host",
             tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},  # noqa: S108
