@@ -1,4 +1,4 @@
-"""A network of its own for an engine that tests start, which leaves the machine's own engine and packet filter alone."""
+"""What an engine that tests start needs of the machine: a network of its own, and its share of the processors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import psutil
 from tests.support.programs import find_program
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mlaas-tests"
+SHARES = 8192
 SUBNETS = [ipaddress.ip_network(f"10.{second}.0.0/16") for second in range(214, 253)]
 
 
@@ -55,6 +56,21 @@ def bridge() -> Iterator[tuple[str, ...]]:
             with suppress(subprocess.CalledProcessError):
                 _iptables("-D", rule)
         _ip("link", "del", name)
+
+
+@contextmanager
+def weight() -> Iterator[None]:
+    """Let containers have their share: with version 1 of control groups all of them together weigh as much as one process outside."""
+    group = Path("/sys/fs/cgroup/cpu/docker")
+    if not group.with_name("cpu.shares").exists():
+        yield
+        return
+    group.mkdir(exist_ok=True)
+    (group / "cpu.shares").write_text(str(SHARES))
+    try:
+        yield
+    finally:
+        (group / "cpu.shares").write_text("1024")
 
 
 def _ip(*words: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import docker
 
-from tests.support.bridge import CACHE, bridge, locked
+from tests.support.bridge import CACHE, bridge, locked, weight
 from tests.support.dockerd import Daemon
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def _digest(sources: Path) -> str:
 
 def _build(sources: Path, data: Path) -> None:
     """Build in an engine whose data folder is kept: steps that were built from the same files are taken over."""
-    with bridge() as network:
+    with weight(), bridge() as network:
         daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-golden-")), data, network)
         try:
             daemon.start()

@@ -25,7 +25,7 @@ import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
-from tests.support.bridge import CACHE, bridge, locked
+from tests.support.bridge import CACHE, bridge, locked, weight
 from tests.support.dockerd import Daemon
 from tests.support.golden import NEXT, golden, linked
 from tests.support.programs import find_program
@@ -237,7 +237,7 @@ def _bootstrap(system: System, archive: Path) -> Path:
 def machines() -> Iterator[Machines]:
     """An outer engine, until the block ends; the images stay in its folder."""
     folder = FOLDER
-    with locked(folder / "lock"), bridge() as network:
+    with locked(folder / "lock"), weight(), bridge() as network:
         daemon = Daemon(Path(tempfile.mkdtemp(prefix="mlaas-vm-")), folder / "data", network)
         try:
             daemon.start()
