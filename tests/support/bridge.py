@@ -66,11 +66,13 @@ def weight() -> Iterator[None]:
         yield
         return
     group.mkdir(exist_ok=True)
-    (group / "cpu.shares").write_text(str(SHARES))
+    shares = group / "cpu.shares"
+    before = shares.read_text()
+    shares.write_text(str(SHARES))
     try:
         yield
     finally:
-        (group / "cpu.shares").write_text("1024")
+        shares.write_text(before)
 
 
 def _ip(*words: str) -> None:
