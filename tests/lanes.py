@@ -1,6 +1,7 @@
 """All tests, in two lanes side by side: `python -m tests.lanes [LANE...]`; ends with what failed and what could not run here.
 
-Each suite is a process of its own: the frameworks and ROOT, which the first one loads, do not bear other libraries beside them.
+Each suite is a process of its own: the frameworks and ROOT, which the first one loads, do not bear other libraries beside them; Ansible, among them,
+changes Python's own functions.
 One lane computes, the other mostly waits for machines to start.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "tests"  # the whole output of each suite
 LANES = {
-    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"]},
+    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"], "roles": ["tests/roles"]},
     "deployment": {"entrances": ["tests/gateway", "tests/xrootd"], "deployment": ["tests/deployment"]},
 }
 PERIOD = 30.0  # s between lines of progress

@@ -76,7 +76,7 @@ class Allowed:
         path = PurePosixPath(entry)
         if ".." not in path.parts and any(path.is_relative_to(folder) for folder in self.data):
             return self._site(entry)
-        if entry.startswith("/store/") or (self.redirector != CMS_REDIRECTOR and not Path("/", path.parts[1]).exists()):
+        if entry.startswith("/store/") or (self.redirector != CMS_REDIRECTOR and not Path(*path.parts[:2]).exists()):
             return entry
         folders = f", below {' and '.join(map(str, self.data))}" if self.data else ""
         raise WorkflowError(f"files: {entry} is outside the workspace; allowed are files of the workspace{folders}, URLs, and /store/... names")
