@@ -126,7 +126,8 @@ class Settings(BaseSettings):
     job_log_limit: Size = Field(64 * 10**6, description="Most of a job's output that is kept; the rest is cut off with a line that says so.")
     job_retries: int = Field(2, ge=0, description="Times that a job is started again when the infrastructure failed (never when the job did).")
     job_environment: dict[str, str] = Field(
-        {}, description="Variables that every job gets (JSON); nothing of the service's own environment reaches it."
+        {},
+        description="Variables that every job gets (JSON), for every user to read: no secrets; nothing of the service's own environment reaches it.",
     )
     job_uid_base: int = Field(
         200_000,

@@ -16,6 +16,7 @@ from mlaas.errors import UserError
 from mlaas.settings import Settings
 
 NEEDED = ["iss", "sub", "aud", "exp"]
+OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")  # claims that tell a client's ID token from a token for us where both have one audience
 LONGEST_NAME = 200  # characters
 _Damaged = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
@@ -90,6 +91,8 @@ class Oidc:
             raise AuthError("the token has a claim of the wrong type") from None
 
     def _identity(self, issuer: Issuer, claims: Mapping[str, Any]) -> Identity:
+        if any(claim in claims for claim in OF_ID_TOKENS):
+            raise AuthError("this is an ID token, which tells a client who signed in; an access token is needed")
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject:
             raise AuthError("the token names no subject")

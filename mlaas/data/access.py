@@ -48,7 +48,17 @@ def file_system(path: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
     fs, inner = url_to_fs(proxied(path), **storage_options(path))
+    if scheme(path) == "root":
+        _list_with_slash(fs)
     return fs, str(inner)
+
+
+def _list_with_slash(fs: Any) -> None:
+    """Let a file system name folders with their slash: the site's proxy permits /store/, so that /storeprivate is not permitted with it."""
+    client = fs._myclient
+    if "dirlist" not in vars(client):  # file systems are kept and given out again
+        listed = client.dirlist
+        client.dirlist = lambda folder, *rest, **more: listed(folder.rstrip("/") + "/", *rest, **more)
 
 
 def open_binary(path: str) -> BinaryIO:

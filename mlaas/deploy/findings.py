@@ -163,7 +163,7 @@ def _confinement(machine: Machine, wanted: Wanted) -> Iterator[Finding]:
     if machine.landlock:
         yield Finding("Landlock", "good", f"version {machine.landlock}")
     elif machine.python:
-        yield Finding("Landlock", "warning", "none", "a kernel of 5.13 or newer with Landlock in its list of LSMs shuts jobs in better")
+        yield Finding("Landlock", "warning", "none", "the inference service needs a kernel of 5.13 or newer with Landlock in its list of LSMs")
     version = {"cgroup2fs": "version 2", "tmpfs": "version 1"}.get(machine.cgroup, "")
     cure = "memory and CPU limits of jobs need control groups: mount /sys/fs/cgroup"
     yield Finding("control groups", "good" if version else "bad", version or "none", "" if version else cure)

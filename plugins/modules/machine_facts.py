@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
+import socket
 import time
 from pathlib import Path
 
@@ -26,6 +29,7 @@ options:
   ports: {description: TCP ports to look at., type: list, elements: int, default: []}
   project: {description: Name of the Compose project that is ours., type: str, default: mlaas}
   file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
+  host_name: {description: A name that is looked up., type: str, default: localhost}
 author: [The MLaaS4HEP developers]
 attributes:
   check_mode: {support: full, description: It changes nothing.}
@@ -46,10 +50,14 @@ taken: {description: Those of the ports on which a program that is not ours list
 time: {description: Seconds since 1970 by the machine's clock., type: float, returned: always}
 architecture: {description: Architecture as the kernel names it., type: str, returned: always}
 project: {description: Whether the Compose project is there., type: bool, returned: always}
+version: {description: Version of the service that is deployed or an empty text., type: str, returned: always}
+named: {description: Whether the name has an address., type: bool, returned: always}
+landlock: {description: Version of the kernel's Landlock or 0., type: int, returned: always}
 docker: {description: Path of the Docker client or an empty text., type: str, returned: always}
 """
 
 LISTEN = "0A"
+LANDLOCK_CREATE_RULESET = 444
 
 
 def _memory() -> int:
@@ -88,6 +96,27 @@ def _ours(module: AnsibleModule, docker: str) -> set[int]:
     return {int(place["HostPort"]) for container in bindings for places in container.values() for place in places or [] if place["HostPort"]}
 
 
+def _version(compose: Path) -> str:
+    """That of the environment beside compose.yaml."""
+    try:
+        found = re.search(r"^MLAAS_VERSION='?([^'\s]+)", compose.with_name(".env").read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def _landlock() -> int:
+    """Its version. The kernel itself is asked: its list of security modules cannot be read in a container."""
+    return max(0, ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))
+
+
+def _named(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except (OSError, UnicodeError):
+        return False
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -95,6 +124,7 @@ def main() -> None:
             "ports": {"type": "list", "elements": "int", "default": []},
             "project": {"type": "str", "default": "mlaas"},
             "file": {"type": "path", "default": "/opt/mlaas/compose.yaml"},
+            "host_name": {"type": "str", "default": "localhost"},
         },
         supports_check_mode=True,
     )
@@ -109,6 +139,9 @@ def main() -> None:
         architecture=os.uname().machine,
         docker=docker,
         project=Path(module.params["file"]).exists(),
+        version=_version(Path(module.params["file"])),
+        named=_named(module.params["host_name"]),
+        landlock=_landlock(),
     )
 
 

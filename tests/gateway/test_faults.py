@@ -49,6 +49,7 @@ def test_good_variables():
         ("gateway_connections", 5000),
         ("gateway_tls_ciphers", []),
         ("gateway_address", "gateway.example.org"),
+        ("gateway_address", "2001:db8::1"),
         ("gateway_signed_out_url", "http://mlaas.example.org/x"),
         ("gateway_signed_out_url", "https://mlaas.example.org"),
         ("gateway_memory", "much"),

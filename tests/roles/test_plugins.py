@@ -15,6 +15,8 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.testing import patch_module_args
 
+from mlaas.sandbox import landlock
+
 ROOT = Path(__file__).parents[2] / "plugins"
 ME = {"owner": os.geteuid(), "group": os.getegid()}
 
@@ -112,7 +114,13 @@ def test_a_machine_is_looked_at(run, tmp_path):
     assert found["disks"][str(tmp_path / "not" / "yet")] > 0
     assert found["architecture"] == os.uname().machine
     assert not found["project"]
+    assert found["version"] == ""
+    assert found["landlock"] == landlock.abi()
+    assert found["named"]
     assert not found["changed"]
+    (tmp_path / ".env").write_text("MLAAS_IMAGES='mlaas'\nMLAAS_VERSION='0.1.0'\n")
+    other = run("machine_facts", file=str(tmp_path / "compose.yaml"), host_name="no-such-name.invalid")
+    assert (other["version"], other["named"]) == ("0.1.0", False)
 
 
 # ---- identity_files

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from mlaas.auth.authenticator import LOCAL, Authenticator
 from mlaas.auth.errors import AuthError
 from mlaas.auth.groups import groups_of, roles_of, scopes_of
 from mlaas.auth.identity import Identity, tenant_of
+from mlaas.auth.oidc import Oidc
 from mlaas.errors import UserError
 from mlaas.places import Places
 from mlaas.settings import Settings
@@ -203,6 +205,26 @@ def test_calls_between_parts_last_two_minutes():
 
 def check(door, token, **options):
     return asyncio.run(door.authenticate(token, **options))
+
+
+@pytest.mark.parametrize("claim", [None, "nonce", "at_hash", "c_hash"])
+def test_an_id_token_is_no_access_token(monkeypatch, claim):
+    """Where a client's id is the audience, signature, issuer and audience of its ID tokens are right."""
+    key = Ed25519PrivateKey.generate()
+    oidc = Oidc(Settings(auth="oidc", oidc_issuers=["https://iam.example.org"], oidc_audiences=["mlaas"], oidc_algorithms=["EdDSA"]))
+
+    async def keys(*_):
+        return [jwt.PyJWK.from_json(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key()), "EdDSA")]
+
+    monkeypatch.setattr(oidc.issuers["https://iam.example.org"], "keys", keys)
+    claims = {"iss": "https://iam.example.org", "sub": "alice", "aud": "mlaas", "exp": time.time() + 60} | ({claim: "x"} if claim else {})
+    door = Authenticator(KEY, oidc=oidc)
+    token = jwt.encode(claims, key, algorithm="EdDSA")
+    if claim:
+        with pytest.raises(AuthError, match="this is an ID token, which tells a client who signed in; an access token is needed"):
+            check(door, token)
+    else:
+        assert check(door, token).subject == "alice"
 
 
 def test_the_embedded_token(site):

@@ -13,6 +13,7 @@ from mlaas import __version__
 from mlaas.settings import Settings
 from mlaas.sizes import read_size
 from tests import roles_readme
+from tests.xrootd.render import Values
 
 ROOT = Path(__file__).parents[2]
 ROLES = roles_readme.ROLES
@@ -279,3 +280,39 @@ def test_inventories_show_the_defaults(file):
 def test_the_vault_holds_what_the_inventory_takes_from_it(file):
     taken = set(re.findall(r"\bvault_\w+", (file.parent / "main.yml").read_text()))
     assert taken == set(re.findall(r"^(?:# )?(vault_\w+):", file.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("components", "services", "fragments"),
+    [
+        (["gateway", "server", "worker", "inference", "xrootd", "identity"], [], []),
+        (["gateway", "server", "worker", "inference"], ["identity", "xrootd", "renewer"], ["40-identity", "50-xrootd"]),
+        (
+            ["server", "xrootd"],
+            ["gateway", "gateway-server", "gateway-inference", "identity", "inference", "worker"],
+            ["40-identity", "70-inference", "80-gateway"],
+        ),
+    ],
+)
+def test_what_is_no_component_any_more_is_ended(components, services, fragments):
+    values = Values(mlaas_components=components)
+    assert values.of("_mlaas_services_gone") == services
+    assert values.of("_mlaas_fragments_gone") == fragments
+
+
+def test_what_can_be_ended_is_all_there_is():
+    values = Values()
+    named = values.of("_mlaas_services_of.values() | flatten")
+    assert sorted(named) == sorted(read(ROOT / "images" / "compose.yaml")["services"])
+    written = {name for path in (ROOT / "roles").glob("*/tasks/configure.yml") for name in re.findall(r"env\.d/([\w-]+)\.env", path.read_text())}
+    assert set(values.of("_mlaas_fragment_of.values() | list")) == written
+
+
+def test_authorities_that_are_wanted():
+    values = Values(ansible_facts={"os_family": "Debian"}, mlaas_site_cas=["a", "b"])
+    assert values.of("_mlaas_anchors_wanted") == [f"/usr/local/share/ca-certificates/mlaas-site-{number}.crt" for number in (0, 1)]
+
+
+def test_the_settings_of_jobs_are_for_root_alone():
+    (task,) = read(ROOT / "roles/server/tasks/configure.yml")
+    assert {item["file"]: item["mode"] for item in task["loop"]} == {"server.env": "0600", "env.d/60-server.env": "0644"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlaas.jobs.runners import allocation, folders, plan, policy, usage
+from mlaas.jobs.runners import allocation, container, folders, plan, policy, usage
 from mlaas.jobs.runners.base import RunnerError, Status, Task
 from mlaas.jobs.runners.container_log import Progress, new_pieces
 from mlaas.jobs.runners.container_state import final, moment
@@ -252,6 +252,14 @@ def test_nothing_general_is_in_reach():
     paths = {path for path, access in policy.system_rules([]) if access != "list"}
     assert not paths & {"/", "/etc", "/home", "/root", "/var", "/run", "/dev", "/opt", str(Path.home())}
     assert not [path for path, access in policy.system_rules([]) if access == "write" and path != policy.SHARED_MEMORY]
+
+
+def test_no_name_carries_data_out_of_a_container(tmp_path):
+    """The engine asks outside for names that are no container's, unless the container has a resolver of its own; containers are still found."""
+    made = Plan("a-1", [], {}, "/", None, False, [], [], [], [], 1, 1, 1, 1, 1)
+    for network, resolvers in (("mlaas_jobs", ["127.0.0.1"]), ("none", None)):
+        found = container.options(task(tmp_path), made, Settings(docker_network=network), user=10001, processors=1)
+        assert (found["network_mode"], found["dns"]) == (network, resolvers)
 
 
 # ---- what the engine tells

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.origin import PASSPHRASE
-from tests.xrootd.render import Rendered, faults, play, render
+from tests.xrootd.render import Rendered, Values, faults, play, render
 
 VOMS = {"vo": "testvo", "host": "voms.example.org", "port": 15000, "subject": "/DC=org/CN=voms.example.org", "issuer": "/DC=org/CN=CA"}
 
@@ -150,6 +150,15 @@ def test_what_it_refuses(variables, sentence):
 @pytest.mark.parametrize("entry", ["eospublic.cern.ch", "h:1095", "root://h//eos/opendata", "roots://h:1094", "h/eos/a-b_c/", "192.0.2.7:1094"])
 def test_what_it_takes(entry):
     assert faults(xrootd_permit=[entry]) == []
+
+
+def test_a_permitted_path_ends_with_a_slash():
+    """As a prefix, /store alone would permit /storeprivate, too."""
+    origin = {"xrootd_mode": "origin", "xrootd_origin": "h", "xrootd_paths": ["/store", "/eos/a/"]}
+    for variables in (origin, {"xrootd_permit": ["h", "h//eos/opendata", "roots://h:1095/store/"]}):
+        paths = re.findall(r"^  (\S+) rl", Values(**variables).text("authdb"), re.M)
+        assert paths
+        assert all(re.search(r"[^/]/$", path) for path in paths), paths
 
 
 @pytest.mark.parametrize(("case", "sentence"), [

@@ -50,6 +50,8 @@ def _sandbox(task: Task, settings: Settings) -> dict[str, Any]:
         "shm_size": task.memory // 2,
         "ipc_mode": "private",
         "network_mode": settings.docker_network,
+        # the engine asks this resolver for names that are no container's: none answers there, so that no name carries data out (CVE-2024-29018)
+        "dns": None if settings.docker_network == "none" else ["127.0.0.1"],
     }
 
 
