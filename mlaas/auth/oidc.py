@@ -17,6 +17,7 @@ from mlaas.settings import Settings
 
 NEEDED = ["iss", "sub", "aud", "exp"]
 OF_ID_TOKENS = ("nonce", "at_hash", "c_hash")  # claims that tell a client's ID token from a token for us where both have one audience
+BEARER = "Bearer"  # Keycloak before 24 puts the nonce into access tokens, too, and names their type
 LONGEST_NAME = 200  # characters
 _Damaged = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
@@ -91,7 +92,7 @@ class Oidc:
             raise AuthError("the token has a claim of the wrong type") from None
 
     def _identity(self, issuer: Issuer, claims: Mapping[str, Any]) -> Identity:
-        if any(claim in claims for claim in OF_ID_TOKENS):
+        if any(claim in claims for claim in OF_ID_TOKENS) and claims.get("typ") != BEARER:
             raise AuthError("this is an ID token, which tells a client who signed in; an access token is needed")
         subject = claims["sub"]
         if not isinstance(subject, str) or not subject:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import socket
 import time
 from pathlib import Path
 
@@ -28,8 +26,8 @@ options:
     default: []
   ports: {description: TCP ports to look at., type: list, elements: int, default: []}
   project: {description: Name of the Compose project that is ours., type: str, default: mlaas}
+  clock: {description: What the controller's clock says (seconds since 1970)., type: float, default: 0}
   file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
-  host_name: {description: A name that is looked up., type: str, default: localhost}
 author: [The MLaaS4HEP developers]
 attributes:
   check_mode: {support: full, description: It changes nothing.}
@@ -47,17 +45,14 @@ RETURN = r"""
 memory: {description: Bytes of memory., type: int, returned: always}
 disks: {description: Free bytes by folder., type: dict, returned: always}
 taken: {description: Those of the ports on which a program that is not ours listens., type: list, returned: always}
-time: {description: Seconds since 1970 by the machine's clock., type: float, returned: always}
+drift: {description: Seconds by which the machine's clock is ahead of the controller's., type: float, returned: always}
 architecture: {description: Architecture as the kernel names it., type: str, returned: always}
 project: {description: Whether the Compose project is there., type: bool, returned: always}
 version: {description: Version of the service that is deployed or an empty text., type: str, returned: always}
-named: {description: Whether the name has an address., type: bool, returned: always}
-landlock: {description: Version of the kernel's Landlock or 0., type: int, returned: always}
 docker: {description: Path of the Docker client or an empty text., type: str, returned: always}
 """
 
 LISTEN = "0A"
-LANDLOCK_CREATE_RULESET = 444
 
 
 def _memory() -> int:
@@ -105,26 +100,14 @@ def _version(compose: Path) -> str:
     return found[1] if found else ""
 
 
-def _landlock() -> int:
-    """Its version. The kernel itself is asked: its list of security modules cannot be read in a container."""
-    return max(0, ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))
-
-
-def _named(name: str) -> bool:
-    try:
-        return bool(socket.getaddrinfo(name, None))
-    except (OSError, UnicodeError):
-        return False
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "folders": {"type": "list", "elements": "path", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
+            "clock": {"type": "float", "default": 0},
             "project": {"type": "str", "default": "mlaas"},
             "file": {"type": "path", "default": "/opt/mlaas/compose.yaml"},
-            "host_name": {"type": "str", "default": "localhost"},
         },
         supports_check_mode=True,
     )
@@ -135,13 +118,11 @@ def main() -> None:
         memory=_memory(),
         disks={folder: _free(folder) for folder in module.params["folders"]},
         taken=sorted(wanted - _ours(module, docker)) if wanted else [],
-        time=time.time(),
+        drift=time.time() - module.params["clock"],
         architecture=os.uname().machine,
         docker=docker,
         project=Path(module.params["file"]).exists(),
         version=_version(Path(module.params["file"])),
-        named=_named(module.params["host_name"]),
-        landlock=_landlock(),
     )
 
 

@@ -63,6 +63,12 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "range": ({"mlaas_server_port": 70000}, "a port is a number from 1 to 65535, got: 70000"),
     "same-port": ({"mlaas_inference_port": 24433}, "must differ, got: 24433, 24433, 29443"),
     "folder": ({"mlaas_data_folder": "data"}, "these must be absolute paths other than /: mlaas_data_folder"),
+    "system-folder": ({"mlaas_data_folder": "/var/lib/"}, "these folders hold more than the service, name some of its own: /var/lib"),
+    "folder-within": (
+        {"mlaas_data_folder": "/srv/mlaas", "mlaas_backup_folder": "/srv/./mlaas/backups"},
+        "no folder of the service may be, or be within, another one of them, got: /srv/mlaas/backups in /srv/mlaas",
+    ),
+    "same-folder": ({"mlaas_backup_folder": "/etc/mlaas"}, "got: /etc/mlaas in /etc/mlaas"),
     "authority": ({"mlaas_site_cas": ["/nonexistent.pem"]}, "neither a PEM certificate nor a file of the controller: /nonexistent.pem"),
     "typo": ({"server_user_job": 3}, "server_user_job: no variable has this name; is server_user_jobs meant?"),
     "public-identity": (
@@ -77,7 +83,6 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
         {"gateway_address": "2001:db8::1"},
         "gateway_address must be an IPv4 address of this machine, or 0.0.0.0 for all, got: 2001:db8::1",
     ),
-    "localhost": ({"mlaas_host_name": "no-such-name.localhost"}, "cure: echo 127.0.0.1 no-such-name.localhost >> /etc/hosts"),
     "identity-alone": ({"mlaas_components": ["identity"], "mlaas_host_name": "a.test"}, "mlaas_components names identity without gateway"),
     "user": (
         {"identity_users": [{"name": "Al ice"}], "mlaas_components": ["gateway", "server", "worker", "identity"], "mlaas_host_name": "a.test"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -161,7 +162,7 @@ def test_a_restore_that_is_killed_anywhere_can_be_taken_back(site, tmp_path):
     assert jobs(site) == ["first"]
 
 
-@pytest.mark.parametrize("place", [20, 2000, -2000, -20])
+@pytest.mark.parametrize("place", [20, 2000, -2000, -6])
 def test_a_damaged_archive_is_refused_before_anything_is_touched(site, place):
     archive = backup(site)
     content = bytearray(archive.read_bytes())
@@ -258,3 +259,55 @@ def test_without_a_service_it_says_so(tmp_path):
     done = run(tmp_path, "create", "--folder", tmp_path / "b", check=False)
     assert done.returncode == 1
     assert "holds no deployed service" in done.stderr
+
+
+def test_a_restore_that_was_not_ended_is_not_replaced_by_another(site):
+    archive = backup(site)
+    run(site, "restore", archive)
+    assert "a restore was not ended" in run(site, "restore", archive, check=False).stderr
+    run(site, "settle")
+    run(site, "restore", archive)
+
+
+def test_other_folders_than_the_inventorys_are_refused(site):
+    archive = backup(site)
+    folders = {"project": str(site), "config": f"{site.parent}/etc/", "data": str(site.parent / "data")}
+    run(site, "check", archive, "--folders", json.dumps(folders))
+    said = run(site, "check", archive, "--folders", json.dumps(folders | {"data": "/srv/other"}), check=False).stderr
+    assert f"the folder data of {archive.name} is {site.parent / 'data'}, that of the inventory /srv/other" in said
+
+
+def test_an_archive_without_room_is_refused_before_anything_is_touched(site, tmp_path):
+    archive = backup(site)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shutil\nreal = shutil.disk_usage\nshutil.disk_usage = lambda path: real(path)._replace(free=200_000)\n"
+    )
+    before = tree(site.parent)
+    for words in (["check", archive, "--room=data"], ["restore", archive]):
+        done = run(site, *words, check=False, env={"PYTHONPATH": str(tmp_path)})
+        assert done.returncode == 1
+        assert "MB there: free some" in done.stderr
+    assert tree(site.parent) == before
+    run(site, "check", archive, "--room=data")
+
+
+def test_one_at_a_time_and_nobody_else_can_hold_the_lock(site, tmp_path):
+    backup(site)
+    lock = site / "backup.lock"
+    assert lock.stat().st_mode & 0o777 == 0o600
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = run(site, "create", "--folder", tmp_path / "b", check=False, env={"TMPDIR": str(tmp_path)})
+    assert "another backup or restore is under way" in done.stderr
+    archive = backup(site)
+    run(site, "restore", archive)
+    run(site, "settle")
+    assert lock.exists()
+
+
+def test_an_archive_without_the_database_leaves_it_alone(site):
+    archive = backup(site, "--areas=project,config", "--no-database")
+    sql(site, "INSERT INTO jobs VALUES ('second')")
+    run(site, "restore", archive, "--areas=project,config", "--database=never")
+    run(site, "settle")
+    assert jobs(site) == ["first", "second"]

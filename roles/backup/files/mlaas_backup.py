@@ -36,6 +36,7 @@ FORMAT = 1
 PROJECT = Path("/opt/mlaas")
 SETTINGS = Path("/etc/mlaas/backup.json")
 HEADER, MANIFEST = "mlaas-backup.json", "manifest.json"
+LOCK = "backup.lock"  # in the project's folder, which the timer's unit sees too, and closed to others, who could hold it
 ASIDE = ".mlaas-restore"  # inside each area: the same file system, even where the area is a mount point
 TRANSIENT = frozenset({"cache", "uploads", "run"})  # of the data folder: made again, or worth nothing without its process
 DATABASE = ("mlaas.db", "mlaas.db-wal", "mlaas.db-shm")
@@ -71,7 +72,7 @@ class Site(NamedTuple):
     @property
     def areas(self) -> list[Area]:
         found = [
-            Area("project", self.project, frozenset({"source", "bin", "packages.before"})),
+            Area("project", self.project, frozenset({"source", "bin", "packages.before", LOCK, "upgrade.json"})),
             Area("config", self.config, frozenset()),
             Area("identity", self.identity, frozenset()),
             Area("data", self.data, TRANSIENT | frozenset(DATABASE)),
@@ -159,6 +160,42 @@ class Sqlite:
             os.setegid(os.getgid())
 
 
+# Drops what is ours in the schema, not the schema: that belongs to others before PostgreSQL 15, and may hold extensions.
+EMPTY = """
+DO $$
+DECLARE
+  statement text;
+BEGIN
+  FOR statement IN
+    SELECT format('DROP %s IF EXISTS public.%I CASCADE',
+                  CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, relname)
+      FROM pg_class AS found
+     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S') AND pg_has_role(relowner, 'USAGE')
+       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = found.oid AND deptype = 'e')
+    UNION ALL
+    SELECT format('DROP TYPE IF EXISTS public.%I CASCADE', typname)
+      FROM pg_type AS found
+     WHERE typnamespace = 'public'::regnamespace AND typtype IN ('e', 'd') AND pg_has_role(typowner, 'USAGE')
+       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_type'::regclass AND objid = found.oid AND deptype = 'e')
+    UNION ALL
+    SELECT format('DROP ROUTINE IF EXISTS %s CASCADE', found.oid::regprocedure)
+      FROM pg_proc AS found
+     WHERE pronamespace = 'public'::regnamespace AND pg_has_role(proowner, 'USAGE')
+       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = found.oid AND deptype = 'e')
+  LOOP
+    EXECUTE statement;
+  END LOOP;
+END
+$$;
+"""
+
+
+def last_line(file: BinaryIO) -> str:
+    file.seek(0)
+    lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no reason given"
+
+
 class Postgres:
     """A PostgreSQL database by its URL, through its own programs."""
 
@@ -181,21 +218,46 @@ class Postgres:
         return DUMP, copy
 
     def restore(self, dump: Path) -> None:
-        """All or nothing: one transaction."""
-        words = ["--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"]
-        self._run("pg_restore", *words, "-d", target=str(dump))
+        """Put a dump in place of all that is there. One transaction, which only the end of a whole dump commits."""
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as reading, self._access("psql") as variables:
+            self._found("pg_restore")
+            read = ["pg_restore", "--no-owner", "--no-privileges", "--file=-", str(dump)]
+            write = ["psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", self.url]
+            source = subprocess.Popen(read, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=reading)
+            target = subprocess.Popen(write, env=variables, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said)
+            assert source.stdout is not None  # noqa: S101
+            assert target.stdin is not None  # noqa: S101
+            with contextlib.suppress(BrokenPipeError), target.stdin as statements:
+                statements.write(f"BEGIN;\n{EMPTY}".encode())
+                copied(source.stdout, statements)
+                if source.wait() == 0:
+                    statements.write(b"COMMIT;\n")
+            source.stdout.close()
+            wrong, failed = target.wait(), source.wait()  # a reader whose writer ended fails, too
+            if wrong:
+                raise BackupError(f"psql failed: {last_line(said)}")
+            if failed:
+                raise BackupError(f"pg_restore failed: {last_line(reading)}")
 
-    def _run(self, program: str, *words: str, target: str = "") -> bytes:
+    @staticmethod
+    def _found(program: str) -> None:
         if not shutil.which(program):
             raise BackupError(f"the program {program} is missing: install the package postgresql-client (Enterprise Linux: postgresql)")
+
+    @contextlib.contextmanager
+    def _access(self, program: str) -> Iterator[dict[str, str]]:
+        """The variables by which a program gets the password."""
+        self._found(program)
         with tempfile.TemporaryDirectory() as folder:
             passwords = Path(folder) / "pgpass"
             passwords.touch(0o600)
             escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
             passwords.write_text(f"*:*:*:*:{escaped}\n")
-            command = [program, *words, self.url, *([target] if target else [])]
-            variables = {**os.environ, "PGPASSFILE": str(passwords), "PGCONNECT_TIMEOUT": "20"}
-            done = subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            yield {**os.environ, "PGPASSFILE": str(passwords), "PGCONNECT_TIMEOUT": "20"}
+
+    def _run(self, program: str, *words: str) -> bytes:
+        with self._access(program) as variables:
+            done = subprocess.run([program, *words, self.url], env=variables, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no reason given"]
             raise BackupError(f"{program} failed: {last[0]}")
@@ -327,22 +389,22 @@ class Archive:
         self.packed.close()
 
 
-def create(project: Path, folder: Path, label: str, areas: list[str], passphrase: Path | None, keep: int) -> Path:
-    """Make an archive of the named areas and the database, check it, and remove those of the same label that are too many."""
+def create(project: Path, folder: Path, label: str, areas: list[str], passphrase: Path | None, keep: int, with_database: bool = True) -> Path:
+    """Make an archive of the named areas and, if wanted, the database, check it, and remove those of the same label that are too many."""
     site = site_of(project)
     areas = [area.name for area in site.areas if area.name in areas and area.path.is_dir()]
     now = datetime.datetime.now(datetime.timezone.utc)
     name = f"mlaas-{now:%Y%m%dT%H%M%SZ}{f'-{label}' if label else ''}.tar.gz{'.gpg' if passphrase else ''}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = database_of(site)
+    database = database_of(site) if with_database else None
     with contextlib.ExitStack() as stack:
         stage = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".under-way-", dir=str(folder))))
-        dump = database.dump(stage)
+        dump = database.dump(stage) if database else None
         with written(stage / name, passphrase) as stream:
             archive = Archive(stream)
             header = {"format": FORMAT, "version": site.version, "created": now.isoformat(timespec="seconds"), "host": socket.gethostname()}
             folders = {**site.described(), "database": re.sub(r"//([^:/@]*):[^@]*@", r"//\1@", site.database)}
-            archive.text(HEADER, {**header, "areas": areas, "schema": database.schema(), "folders": folders})
+            archive.text(HEADER, {**header, "areas": areas, "schema": database.schema() if database else "", "folders": folders})
             if dump:
                 archive.file(dump[1], dump[0])
             for area in site.areas:
@@ -441,6 +503,36 @@ def check(archive: Path, passphrase: Path | None, newest: str = "") -> dict[str,
     return header
 
 
+def agree(project: Path, archive: Path, header: dict[str, Any], folders: dict[str, str]) -> None:
+    """Refuse an archive, or a machine, with other folders than the inventory's."""
+    here = site_of(project, header["folders"]).described()
+    for name, wanted in folders.items():
+        if name == "identity" and name not in header["areas"]:
+            continue
+        for whose, found in ((f"of {archive.name}", header["folders"][name]), ("of this machine", here[name])):
+            if Path(os.path.normpath(found)) != Path(os.path.normpath(wanted)):
+                raise BackupError(f"the folder {name} {whose} is {found}, that of the inventory {wanted}; let the inventory name {found}")
+
+
+def room(site: Site, archive: Path, passphrase: Path | None, areas: list[str]) -> None:
+    """Refuse an archive that the disks cannot take beside what is there."""
+    places = {area.name: area.path for area in site.areas if area.name in areas}
+    places["database"] = site.project if site.database.startswith("postgresql") else site.data
+    needed: dict[int, tuple[Path, int]] = {}
+    for entry, _content in entries(archive, passphrase):
+        place = places.get(entry.name.partition("/")[0])
+        if place is None:
+            continue
+        while not place.exists():
+            place = place.parent
+        disk = place.stat().st_dev
+        needed[disk] = (place, needed.get(disk, (place, 0))[1] + -(-entry.size // 4096) * 4096 + 4096)
+    for place, size in needed.values():
+        free = shutil.disk_usage(place).free
+        if free < size:
+            raise BackupError(f"{place} has {free >> 20} MB free; {archive.name} needs {(size >> 20) + 1} MB there: free some")
+
+
 def ordered(version: str) -> tuple[Any, ...]:
     """A key that sorts versions; what follows the numbers comes before the release itself."""
     found = re.match(r"(\d+(?:\.\d+)*)(.*)", version)
@@ -456,6 +548,7 @@ def restore(project: Path, archive: Path, areas: list[str], passphrase: Path | N
     """Check an archive, unpack it beside what is there, and swap; `settle` ends it, `undo` takes it back. database: always, changed, never."""
     header = check(archive, passphrase, newest)
     site = site_of(project, header["folders"])
+    room(site, archive, passphrase, areas)
     journal = project / "restore.json"
     if journal.exists():
         raise BackupError(f"a restore was not ended ({journal}); end it first: mlaas-backup settle, or take it back: mlaas-backup undo")
@@ -478,12 +571,17 @@ def restore(project: Path, archive: Path, areas: list[str], passphrase: Path | N
     dump = project / ASIDE / "database.dump"
     state = {"areas": [[area.name, str(area.path), replaced(area, with_database), names[area.name]] for area in plan], "dump": dump.exists()}
     record(journal, state)
-    for area in plan:
-        swap(area.path, replaced(area, with_database))
-    if dump.exists():
-        postgres = Postgres(site)
-        postgres.dump(project / ASIDE)
-        postgres.restore(dump)
+    try:
+        for area in plan:
+            swap(area.path, replaced(area, with_database))
+        if dump.exists():
+            postgres = Postgres(site)
+            postgres.dump(project / ASIDE)
+            postgres.restore(dump)
+    except Exception:
+        with contextlib.suppress(BackupError, OSError):  # then the journal stays, for another try
+            undo(project)
+        raise
     return header
 
 
@@ -645,9 +743,12 @@ def parser(settings: dict[str, Any]) -> argparse.ArgumentParser:
     new.add_argument("--keep", type=int, default=settings.get("keep", 7), help="archives of this label that stay; 0 keeps all")
     new.add_argument("--label", default="", help="becomes part of the name")
     new.add_argument("--areas", default="project,config,secrets,identity,data", help="comma list")
+    new.add_argument("--no-database", action="store_true", help="for a machine of a cluster that does not hold the data")
     look = commands.add_parser("check", help="read an archive to its end; prints what made it")
     look.add_argument("archive", type=Path)
     look.add_argument("--newest", default="", help="refuse archives of versions after this one")
+    look.add_argument("--folders", type=json.loads, default={}, help="refuse other folders than these (JSON: config, secrets, data, ...)")
+    look.add_argument("--room", default="", metavar="AREAS", help="refuse an archive whose named areas have no room here")
     put = commands.add_parser("restore", help="put an archive in place; settle or undo afterwards")
     put.add_argument("archive", type=Path)
     put.add_argument("--newest", default="")
@@ -664,9 +765,15 @@ def act(options: argparse.Namespace) -> Any:
     if options.command == "create":
         if not re.fullmatch(r"[A-Za-z0-9._]*", options.label):
             raise BackupError("a label holds letters, digits, dots and underscores")
-        return str(create(options.project, options.folder, options.label, options.areas.split(","), passphrase, options.keep))
+        return str(
+            create(options.project, options.folder, options.label, options.areas.split(","), passphrase, options.keep, not options.no_database)
+        )
     if options.command == "check":
-        return check(options.archive, passphrase, options.newest)
+        header = check(options.archive, passphrase, options.newest)
+        agree(options.project, options.archive, header, options.folders)
+        if options.room:
+            room(site_of(options.project, header["folders"]), options.archive, passphrase, options.room.split(","))
+        return header
     if options.command == "restore":
         return restore(options.project, options.archive, options.areas.split(","), passphrase, options.newest, options.database)
     (settle if options.command == "settle" else undo)(options.project)
@@ -677,9 +784,12 @@ def main() -> int:
     os.umask(0o077)
     settings = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
     options = parser(settings).parse_args()
-    lock = Path(tempfile.gettempdir()) / f"mlaas-backup.{os.getuid()}.lock"
     try:
-        with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as held:
+        if options.command == "restore" and not options.project.exists():
+            options.project.mkdir(parents=True)
+            options.project.chmod(0o755)
+        # to read: the timer's unit sees the folder, which holds the file already, without the right to write
+        with os.fdopen(os.open(options.project / LOCK, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "rb") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
