@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import time
 import socket
 import stat
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -107,7 +107,8 @@ def test_a_secret_in_a_folder_that_is_not_there_has_its_sentence(run, tmp_path):
 def test_a_machine_is_looked_at(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        found = run("machine_facts", folders=[str(tmp_path / "not" / "yet")], ports=[port, 1], file=str(tmp_path / "compose.yaml"), clock=time.time() - 100)
+        mine = str(tmp_path / "compose.yaml")
+        found = run("machine_facts", folders=[str(tmp_path / "not" / "yet")], ports=[port, 1], file=mine, clock=time.time() - 100)
     assert 100 <= found["drift"] < 160
     assert found["taken"] == [port]
     assert found["memory"] > 10**8
