@@ -116,7 +116,7 @@ class Machines:
             hostname=hostname or f"{name}.test",
             detach=True,
             cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],  # PTRACE: exec into containers of the machine, which their health checks need
-            security_opt=["seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"],  # the engine of a machine writes to /proc/sys
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="host",
             tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},  # noqa: S108
             volumes=volumes,
@@ -124,6 +124,7 @@ class Machines:
         )
         machine = Machine(self, name)
         machine.wait()
+        machine.sh("mount -o remount,bind,rw /proc/sys")  # newer engines turn IPv6 off there
         return machine
 
     def get(self, name: str) -> Machine:
