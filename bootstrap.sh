@@ -129,6 +129,9 @@ test_packages() {
     apache_module mod_auth_openidc libapache2-mod-auth-openidc "the tests of the gateway"
     system_package voms-proxy-init voms-clients "the tests of the XRootD proxy"
     system_package xrdcp xrootd-client "the tests of the XRootD proxy"
+    if ! compgen -G "/usr/lib/*/libXrdVoms-5.so" >/dev/null && debian_root; then
+        apt_install xrootd-client-plugins xrootd-voms-plugins xrootd-scitokens-plugins || say "plugins of XRootD could not be installed: the tests of the XRootD proxy will not work"
+    fi
 }
 
 main() {

@@ -30,6 +30,9 @@ PACKAGES = {
     "node": "nodejs",
     "oidc-agent": "oidc-agent-cli",
     "sshd": "openssh-server",
+    "xrdfs": "xrootd-client",
+    "voms-proxy-init": "voms-clients",
+    "setpriv": "util-linux",
     "apache2": "libapache2-mod-auth-openidc",
 }
 HARDWARE = {"gpu": "nvidia-smi"}
