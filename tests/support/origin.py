@@ -98,6 +98,7 @@ class Origin:
 
         def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
             entry.uid = entry.gid = 10003
+            entry.uname = entry.gname = ""  # names would count more than numbers
             return entry
 
         packed = io.BytesIO()
