@@ -105,8 +105,12 @@ def give_authorities(site) -> None:
 def start_origin(site) -> None:
     """The origin, in a container of its own beside the service."""
     site.machine.sh("mkdir -p /srv/origin")
-    site.machine.run("tar", "-x", "-C", "/srv/origin", stdin=(site.folder / "grid" / "origin.tar").read_bytes())
+    site.machine.run("tar", "-x", "--numeric-owner", "-C", "/srv/origin", stdin=(site.folder / "grid" / "origin.tar").read_bytes())
     site.machine.run(*docker_run(f"mlaas-xrootd:{VERSION}", "/srv/origin", aliases=("origin",)))
+    until = time.monotonic() + 30
+    while "initialization completed" not in (seen := site.machine.sh("docker logs origin 2>&1")):
+        assert time.monotonic() < until, seen
+        time.sleep(0.5)
 
 
 def finished(client, job, within=420):
@@ -244,6 +248,7 @@ def test_jobs_read_remote_files_without_a_credential_while_it_is_renewed(site, t
         client.workspaces.upload("other", other)
         jobs.append(client.jobs.submit({"workspace": "other", "name": "other", **WORKFLOW}).id)
         assert finished(client, jobs[1]).state == "succeeded", "".join(client.jobs.log(jobs[1]))
+    assert "login as mlaas" in site.machine.sh("docker logs origin 2>&1")
     holders = "docker ps -q | xargs docker inspect -f '{{.Name}} {{range .Mounts}}{{.Source}} {{end}}'"
     lines = [line.split() for line in site.machine.sh(holders).splitlines()]
     assert {line[0] for line in lines if any("secrets/xrootd" in source for source in line[1:])} == {"/mlaas-renewer-1"}
