@@ -747,3 +747,10 @@ def test_a_file_that_shrinks_while_it_is_read(write, small_blocks):
         path.write_text("x\n1\n")
         with pytest.raises(DataError, match="became shorter while it was read"):
             list(table.batches(["x"], 0, 500))
+
+
+def test_integers_beyond_what_a_double_holds_are_rounded_where_some_are_absent(tmp_path):
+    pq.write_table(pa.table({"n": pa.array([None, 2**53 + 1], pa.int64())}), tmp_path / "a.parquet")
+    with open_table(str(tmp_path / "a.parquet"), "parquet") as table:
+        found = concatenate(list(table.batches(["n"])))["n"]
+    assert repr(plain(found)) == repr([float("nan"), float(2**53)])

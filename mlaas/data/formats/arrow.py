@@ -73,7 +73,7 @@ def _values(array: pa.Array, branch: Branch) -> Array:
         if branch.dtype.kind != "f":
             raise DataError(f"column {branch.name} holds absent values where the file says that it has none; write the file again")
         if not pa.types.is_floating(array.type):
-            array = array.cast(pa.float64())
+            array = array.cast(pa.float64(), safe=False)  # beyond 2^53 rounded, as NumPy does
         values = _view(array).astype(branch.dtype)
         values[_flags(array.is_null())] = np.nan
         return values
