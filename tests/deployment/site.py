@@ -192,7 +192,8 @@ class Site:
 
     def secrets(self) -> dict[str, str]:
         """Every line of every file of secrets, and the tokens that were used."""
-        listed = self.machine.sh("find /etc/mlaas/secrets /etc/mlaas/tls-ca /etc/mlaas/tls/ -type f ! -name ca.pem ! -name fullchain.pem")
+        public = "! -name ca.pem ! -name fullchain.pem ! -name certificate"
+        listed = self.machine.sh(f"find /etc/mlaas/secrets /etc/mlaas/tls-ca /etc/mlaas/tls/ -type f {public}")
         found = {}
         for path in listed.split():
             content = self.machine.read(path).decode(errors="replace")
