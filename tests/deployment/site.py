@@ -238,14 +238,23 @@ def snapshot(machine: Machine) -> dict[str, set[str]]:
     """What the page of changes speaks about: files, users, groups, units, packages."""
     places = "/etc /opt /srv /root /home /usr/local /var /boot"
     # what any installed package or running machine writes
-    left_out = ["/var/lib/docker", "/var/lib/apt", "/var/lib/dpkg", "/var/cache", "/var/log", "/var/lib/systemd", "/var/lib/containerd"]
+    left_out = [
+        "/root/.ansible",
+        "/var/lib/docker",
+        "/var/lib/apt",
+        "/var/lib/dpkg",
+        "/var/cache",
+        "/var/log",
+        "/var/lib/systemd",
+        "/var/lib/containerd",
+    ]
     pruned = " -o ".join(f"-path {path}" for path in left_out)
     return {
         "files": set(machine.sh(f"find {places} \\( {pruned} \\) -prune -o -print").split("\n")) - {""},
         "users": set(machine.sh("cut -d: -f1 /etc/passwd").split()),
         "groups": set(machine.sh("cut -d: -f1 /etc/group").split()),
         "units": set(machine.sh("systemctl list-unit-files --no-legend --plain | cut -d' ' -f1").split()),
-        "packages": set(machine.sh("dpkg-query -W -f '${binary:Package}\\n'").split()),
+        "packages": set(machine.sh("apt-mark showmanual").split()),
     }
 
 
