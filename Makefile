@@ -8,7 +8,7 @@ SCRIPTS = $(shell grep -rIlE '^\#!.*(/|env )(ba)?sh$$' bootstrap.sh .ci images r
 .PHONY: help demo deploy test machines unit lint bench docs clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: ## start the service, train on 100,000 toy ttH events through it, predict; then it stays up (ONCE=1: stops)
 	@./bootstrap.sh keras service
