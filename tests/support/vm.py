@@ -38,6 +38,8 @@ SLIM = tuple(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "
 TRIXIE = "deb http://deb.debian.org/debian trixie main"
 INSTALL = "apt-get install -y -qq --no-install-recommends"
 CONTAINER_LINE = "== {{.Name}} {{.State.Status}} {{.State.ExitCode}}"
+CGROUP = Path("/sys/fs/cgroup")
+JOINED = {"net_cls": "net_cls,net_prio", "net_prio": "net_cls,net_prio"}  # by systemd
 GOLDEN = "/mnt/golden"  # where a machine sees the layers of the product's images
 BOOT_TIME = 60.0  # s
 FOLDER = Path(os.environ.get("MLAAS_TEST_MACHINES") or CACHE / "machines")  # read now, for tests clear their environment
@@ -64,6 +66,22 @@ SYSTEMS = {
     "debian13": System("trixie", DEBIAN, f"{INSTALL} docker.io docker-cli docker-compose iptables"),
     "ubuntu2404": System("noble", UBUNTU, f"{INSTALL} docker.io docker-compose-v2 iptables"),
 }
+
+
+def _control_groups() -> tuple[list[str], dict[str, str]]:
+    """What a machine gets at /sys/fs/cgroup: volumes, and file systems of its own.
+
+    With version 1 of control groups, a systemd that sees the host's folder mounts there what the host does not use; from then on, the host's own
+    engine looks for these hierarchies in vain, and counts no CPU and memory for any container. So a machine has a folder of its own with the
+    hierarchies that are in use, and something in the place of each that is not.
+    """
+    if (CGROUP / "cgroup.controllers").exists():
+        return [f"{CGROUP}:{CGROUP}:rw"], {}
+    used = [path for path in CGROUP.iterdir() if path.is_dir() and not path.is_symlink() and os.path.ismount(path)]
+    names = {name for path in used for name in path.name.split(",")}
+    lines = [line.split() for line in Path("/proc/cgroups").read_text().splitlines() if not line.startswith("#")]
+    unused = {JOINED.get(name, name) for name, _, _, enabled in lines if enabled == "1" and name not in names}
+    return [f"{path}:{path}:rw" for path in used], {str(CGROUP): "mode=755"} | {str(CGROUP / name): "mode=755,size=4k" for name in unused}
 
 
 class Machines:
@@ -102,7 +120,8 @@ class Machines:
         home = self.folder / "vm" / name
         engine = home / "docker"  # overlay2 needs a file system of the host beneath
         home.mkdir(parents=True)
-        volumes = ["/sys/fs/cgroup:/sys/fs/cgroup:rw", f"{engine}:/var/lib/docker"]
+        hierarchies, empty = _control_groups()
+        volumes = [*hierarchies, f"{engine}:/var/lib/docker"]
         if golden:
             linked(golden, engine, GOLDEN)
             volumes.append(f"{golden}:{GOLDEN}:ro")
@@ -118,7 +137,7 @@ class Machines:
             cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],  # PTRACE: exec into containers of the machine, which their health checks need
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="host",
-            tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"},  # noqa: S108
+            tmpfs={"/run": "exec", "/run/lock": "", "/tmp": "exec"} | empty,  # noqa: S108
             volumes=volumes,
             environment={"container": "docker"},
         )
