@@ -6,8 +6,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import time
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -27,6 +30,12 @@ options:
   ports: {description: TCP ports to look at., type: list, elements: int, default: []}
   project: {description: Name of the Compose project that is ours., type: str, default: mlaas}
   clock: {description: What the controller's clock says (seconds since 1970)., type: float, default: 0}
+  reach: {description: Addresses (https://HOST or HOST:PORT) that the machine must reach., type: list, elements: str, default: []}
+  packages:
+    description: Also the distribution's packages, when no Docker is there yet and no proxy is set for the package manager.
+    type: bool
+    default: false
+  reach_timeout: {description: Seconds for all of them together; with 0 nothing is tried., type: float, default: 5}
   file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
 author: [The MLaaS4HEP developers]
 attributes:
@@ -45,6 +54,7 @@ RETURN = r"""
 memory: {description: Bytes of memory., type: int, returned: always}
 disks: {description: Free bytes by folder., type: dict, returned: always}
 taken: {description: Those of the ports on which a program that is not ours listens., type: list, returned: always}
+unreached: {description: Those of the addresses that were not reached and why., type: dict, returned: always}
 drift: {description: Seconds by which the machine's clock is ahead of the controller's., type: float, returned: always}
 architecture: {description: Architecture as the kernel names it., type: str, returned: always}
 project: {description: Whether the Compose project is there., type: bool, returned: always}
@@ -53,6 +63,10 @@ docker: {description: Path of the Docker client or an empty text., type: str, re
 """
 
 LISTEN = "0A"
+PORTS = {"http": 80, "https": 443}
+APT = Path("/etc/apt")
+URI = re.compile(r"^(?:deb\s+(?:\[[^]]*\]\s+)?|URIs:\s*)(https?://\S+)", re.MULTILINE)
+PROXY = re.compile(r"^\s*Acquire::https?::Proxy\b", re.MULTILINE | re.IGNORECASE)
 
 
 def _memory() -> int:
@@ -100,12 +114,56 @@ def _version(compose: Path) -> str:
     return found[1] if found else ""
 
 
+def _mirrors() -> list[str]:
+    """Where apt fetches packages, unless it does so through a proxy."""
+    settings = [*APT.glob("apt.conf.d/*"), APT / "apt.conf"]
+    sources = [APT / "sources.list", *APT.glob("sources.list.d/*.list"), *APT.glob("sources.list.d/*.sources")]
+    if any(PROXY.search(path.read_text(errors="replace")) for path in settings if path.is_file()):
+        return []
+    return [found for path in sources if path.is_file() for found in URI.findall(path.read_text(errors="replace"))]
+
+
+def _place(address: str) -> tuple[str, int]:
+    """Host and port of an address."""
+    parts = urlsplit(address if "://" in address else f"https://{address}")
+    return parts.hostname or "", parts.port or PORTS.get(parts.scheme, 443)
+
+
+def _unreached(addresses: list[str], timeout: float) -> dict[str, str]:
+    """Why a connection to an address cannot be made, for those to which none can."""
+    said: dict[str, str] = {}
+
+    def attempt(name: str, place: tuple[str, int]) -> None:
+        try:
+            socket.create_connection(place, timeout).close()
+            said[name] = ""
+        except socket.gaierror:
+            said[name] = "its name is not known"
+        except TimeoutError:
+            said[name] = slow
+        except (OSError, UnicodeError) as error:
+            said[name] = getattr(error, "strerror", "") or str(error)
+
+    slow = f"no answer within {timeout:g} s"
+    names = {f"{host}:{port}": (host, port) for host, port in map(_place, addresses)}
+    threads = [Thread(target=attempt, args=named, daemon=True) for named in names.items()]  # a resolver has a patience of its own
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + timeout
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return {name: said.get(name, slow) for name in names if said.get(name, slow)}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "folders": {"type": "list", "elements": "path", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "clock": {"type": "float", "default": 0},
+            "reach": {"type": "list", "elements": "str", "default": []},
+            "packages": {"type": "bool", "default": False},
+            "reach_timeout": {"type": "float", "default": 5},
             "project": {"type": "str", "default": "mlaas"},
             "file": {"type": "path", "default": "/opt/mlaas/compose.yaml"},
         },
@@ -113,11 +171,14 @@ def main() -> None:
     )
     docker = module.get_bin_path("docker") or ""
     wanted = set(module.params["ports"]) & _listening()
+    reach = module.params["reach"] + (_mirrors() if module.params["packages"] and not docker else [])
+    timeout = module.params["reach_timeout"]
     module.exit_json(
         changed=False,
         memory=_memory(),
         disks={folder: _free(folder) for folder in module.params["folders"]},
         taken=sorted(wanted - _ours(module, docker)) if wanted else [],
+        unreached=_unreached(reach, timeout) if timeout > 0 else {},
         drift=time.time() - module.params["clock"],
         architecture=os.uname().machine,
         docker=docker,

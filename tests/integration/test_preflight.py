@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
     "mlaas_oidc_client_secret": "the-secret-of-the-client-at-its-provider",
     "mlaas_user_groups": ["/mlaas/users"],
     "mlaas_clock_tolerance": 600,  # s; on a busy machine that many hosts wait for each other between two tasks
+    "mlaas_reach_timeout": 0,
     "mlaas_minimum_memory": "1GB",
     "mlaas_minimum_disk": "1MB",
     "mlaas_server_port": 24433,
@@ -59,6 +60,14 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "subnet-address": ({"mlaas_back_subnet": "10.213.17.1/24"}, "such as 10.213.17.0/24"),
     "memory": ({"mlaas_minimum_memory": "64TB"}, "of memory; mlaas_minimum_memory asks for 64TB"),
     "disk": ({"mlaas_minimum_disk": "1000TB"}, "is less than mlaas_minimum_disk (1000TB)"),
+    "unreached": (
+        {"mlaas_reach_timeout": 2, "mlaas_oidc_issuer": "https://127.0.0.1:1/"},
+        "this machine does not reach 127.0.0.1:1 (Connection refused)",
+    ),
+    "unknown-registry": (
+        {"mlaas_reach_timeout": 2, "mlaas_oidc_issuer": "https://127.0.0.1:1/", "mlaas_image_source": "pull", "mlaas_images": "registry.invalid/x"},
+        "registry.invalid:443 (",
+    ),
     "type": ({"mlaas_server_port": "https"}, "mlaas_server_port"),
     "range": ({"mlaas_server_port": 70000}, "a port is a number from 1 to 65535, got: 70000"),
     "same-port": ({"mlaas_inference_port": 24433}, "must differ, got: 24433, 24433, 29443"),

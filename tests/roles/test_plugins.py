@@ -122,6 +122,29 @@ def test_a_machine_is_looked_at(run, tmp_path):
     assert other["version"] == "0.1.0"
 
 
+def test_what_is_not_reached_is_told_with_the_reason(run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        wanted = [f"https://127.0.0.1:{port}/realm", f"127.0.0.1:{port}", "127.0.0.1:1", "https://nowhere.invalid/x"]
+        found = run("machine_facts", reach=wanted, reach_timeout=3)["unreached"]
+        assert run("machine_facts", reach=wanted, reach_timeout=0)["unreached"] == {}
+    assert set(found) == {"127.0.0.1:1", "nowhere.invalid:443"}
+    assert found["127.0.0.1:1"] == "Connection refused"
+
+
+def test_packages_are_fetched_from_what_apt_names(tmp_path, monkeypatch):
+    module = load("modules/machine_facts.py")
+    monkeypatch.setattr(module, "APT", tmp_path)
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "apt.conf.d").mkdir()
+    (tmp_path / "sources.list").write_text("deb http://deb.example.org/debian trixie main\n# deb http://old.example.org/ x main\n")
+    (tmp_path / "sources.list.d" / "a.list").write_text("deb [signed-by=/k.asc arch=amd64] https://b.example.org/debian trixie main\n")
+    (tmp_path / "sources.list.d" / "c.sources").write_text("Types: deb\nURIs: http://c.example.org:8080/debian\nSuites: trixie\n")
+    assert [module._place(found) for found in module._mirrors()] == [("deb.example.org", 80), ("b.example.org", 443), ("c.example.org", 8080)]
+    (tmp_path / "apt.conf.d" / "proxy").write_text('Acquire::http::Proxy "http://proxy.example.org:3128";\n')
+    assert module._mirrors() == []
+
+
 # ---- identity_files
 
 
