@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -36,6 +38,7 @@ options:
     type: bool
     default: false
   reach_timeout: {description: Seconds for all of them together; with 0 nothing is tried., type: float, default: 5}
+  users: {description: Users by name with the ids that they shall have., type: dict, default: {}}
   file: {description: Its compose.yaml., type: path, default: /opt/mlaas/compose.yaml}
 author: [The MLaaS4HEP developers]
 attributes:
@@ -54,6 +57,7 @@ RETURN = r"""
 memory: {description: Bytes of memory., type: int, returned: always}
 disks: {description: Free bytes by folder., type: dict, returned: always}
 taken: {description: Those of the ports on which a program that is not ours listens., type: list, returned: always}
+strangers: {description: Which of the users have another id here and whose the id is., type: list, returned: always}
 unreached: {description: Those of the addresses that were not reached and why., type: dict, returned: always}
 drift: {description: Seconds by which the machine's clock is ahead of the controller's., type: float, returned: always}
 architecture: {description: Architecture as the kernel names it., type: str, returned: always}
@@ -114,6 +118,19 @@ def _version(compose: Path) -> str:
     return found[1] if found else ""
 
 
+def _strangers(users: dict[str, int]) -> list[str]:
+    """What stands in the way of users that are to be made."""
+    said = []
+    for name, uid in users.items():
+        with suppress(KeyError):
+            if (other := pwd.getpwuid(int(uid)).pw_name) != name:
+                said.append(f"{other} has the id {uid} of {name}")
+        with suppress(KeyError):
+            if (found := pwd.getpwnam(name).pw_uid) != int(uid):
+                said.append(f"{name} has the id {found} instead of {uid}")
+    return said
+
+
 def _mirrors() -> list[str]:
     """Where apt fetches packages, unless it does so through a proxy."""
     settings = [*APT.glob("apt.conf.d/*"), APT / "apt.conf"]
@@ -161,6 +178,7 @@ def main() -> None:
             "folders": {"type": "list", "elements": "path", "default": []},
             "ports": {"type": "list", "elements": "int", "default": []},
             "clock": {"type": "float", "default": 0},
+            "users": {"type": "dict", "default": {}},
             "reach": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "bool", "default": False},
             "reach_timeout": {"type": "float", "default": 5},
@@ -178,6 +196,7 @@ def main() -> None:
         memory=_memory(),
         disks={folder: _free(folder) for folder in module.params["folders"]},
         taken=sorted(wanted - _ours(module, docker)) if wanted else [],
+        strangers=_strangers(module.params["users"]),
         unreached=_unreached(reach, timeout) if timeout > 0 else {},
         drift=time.time() - module.params["clock"],
         architecture=os.uname().machine,

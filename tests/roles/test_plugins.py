@@ -132,6 +132,11 @@ def test_what_is_not_reached_is_told_with_the_reason(run):
     assert found["127.0.0.1:1"] == "Connection refused"
 
 
+def test_users_whose_ids_are_taken_are_told(run):
+    found = run("machine_facts", users={"mlaas": 2, "daemon": 1, "bin": 40000})["strangers"]
+    assert found == ["bin has the id 2 of mlaas", "bin has the id 2 instead of 40000"]
+
+
 def test_packages_are_fetched_from_what_apt_names(tmp_path, monkeypatch):
     module = load("modules/machine_facts.py")
     monkeypatch.setattr(module, "APT", tmp_path)
