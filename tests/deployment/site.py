@@ -250,7 +250,11 @@ def snapshot(machine: Machine) -> dict[str, set[str]]:
     ]
     pruned = " -o ".join(f"-path {path}" for path in left_out)
     return {
-        "files": set(machine.sh(f"find {places} \\( {pruned} \\) -prune -o -print").split("\n")) - {""},
+        # the links of update-alternatives belong to packages, but not to their lists of files
+        "files": set(
+            machine.sh(f"find {places} \\( {pruned} -o -path '/etc/alternatives/*' -o -lname '/etc/alternatives/*' \\) -prune -o -print").split("\n")
+        )
+        - {""},
         "users": set(machine.sh("cut -d: -f1 /etc/passwd").split()),
         "groups": set(machine.sh("cut -d: -f1 /etc/group").split()),
         "units": set(machine.sh("systemctl list-unit-files --no-legend --plain | cut -d' ' -f1").split()),
