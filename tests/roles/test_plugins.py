@@ -218,3 +218,56 @@ def test_names_that_nothing_reads_are_found():
 def test_all_entry_points_are_documents():
     found = load("lookup/unknown_variables.py").documented(ROOT.parent / "roles")
     assert {"mlaas_up_services", "mlaas_host_name"} <= found["mlaas"]
+
+
+# ---- layout
+
+
+def laid(run, folder: Path, **more: Any) -> dict[str, Any]:
+    mine = os.geteuid()
+    return run("layout", folder=str(folder), folders=[{"path": str(folder / "a"), "owner": mine, "mode": "0750"}], owner=mine, **more)
+
+
+def test_folders_and_files_are_laid_out_once(run, tmp_path):
+    files = {"a/x": "one\n", "y": 'quotes "and" ü\n'}
+    dry = laid(run, tmp_path, files=files, _ansible_check_mode=True)
+    assert (dry["changed"], dry["paths"]) == (True, [str(tmp_path / name) for name in ("a", "a/x", "y")])
+    assert not any(tmp_path.iterdir())
+    first, again = laid(run, tmp_path, files=files), laid(run, tmp_path, files=files)
+    assert (first["changed"], again["changed"], again["paths"], again["diff"]) == (True, False, [], [])
+    assert first["checksum"] == again["checksum"] == dry["checksum"]
+    assert [(tmp_path / name).read_text() for name in files] == list(files.values())
+    assert (mode(tmp_path / "a"), mode(tmp_path / "y")) == (0o750, 0o644)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "x", "y"]
+
+
+def test_what_differs_is_mended_and_shown(run, tmp_path):
+    first = laid(run, tmp_path, files={"y": "one\n"})
+    (tmp_path / "y").chmod(0o600)
+    assert laid(run, tmp_path, files={"y": "one\n"})["paths"] == [str(tmp_path / "y")]
+    assert mode(tmp_path / "y") == 0o644
+    (tmp_path / "y").unlink()
+    (tmp_path / "y").symlink_to("/etc/hostname")
+    assert laid(run, tmp_path, files={"y": "one\n"})["changed"]
+    assert not (tmp_path / "y").is_symlink()
+    found = laid(run, tmp_path, files={"y": "two\n"}, absent=["nothing"])
+    assert [(one["before"], one["after"]) for one in found["diff"]] == [("one\n", "two\n")]
+    assert found["checksum"] != first["checksum"]
+    gone = laid(run, tmp_path, absent=["y", "a", "a/b"])
+    assert gone["paths"] == [str(tmp_path / "y"), str(tmp_path / "a")]
+
+
+def test_a_folder_that_is_a_link_is_used_as_it_is(run, tmp_path):
+    (tmp_path / "disk").mkdir(mode=0o750)
+    (tmp_path / "a").symlink_to("disk")
+    laid(run, tmp_path, files={"a/x": "one\n"})
+    assert (tmp_path / "a").is_symlink()
+    assert (tmp_path / "disk" / "x").read_text() == "one\n"
+
+
+def test_what_cannot_be_laid_out_is_said(run, tmp_path):
+    (tmp_path / "a").write_text("")
+    assert laid(run, tmp_path)["msg"] == f"{tmp_path / 'a'} must be a folder, and is something else"
+    said = run("layout", folder=str(tmp_path), files={"no/where": "x"}, **{"owner": os.geteuid()})
+    assert said["msg"] == f"{tmp_path / 'no/where'} cannot be written: No such file or directory"
+    assert "octal number" in run("layout", folder=str(tmp_path), files={"x": ""}, mode="u=rw")["msg"]

@@ -314,5 +314,5 @@ def test_authorities_that_are_wanted():
 
 
 def test_the_settings_of_jobs_are_for_root_alone():
-    (task,) = read(ROOT / "roles/server/tasks/configure.yml")
-    assert {item["file"]: item["mode"] for item in task["loop"]} == {"server.env": "0600", "env.d/60-server.env": "0644"}
+    tasks = [task["mlaas4hep.mlaas.layout"] for task in read(ROOT / "roles/server/tasks/configure.yml")]
+    assert {name: task.get("mode") for task in tasks for name in task["files"]} == {"server.env": "0600", "env.d/60-server.env": None}
