@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCRIPTS = $(shell grep -rIlE '^\#!.*(/|env )(ba)?sh$$' bootstrap.sh .ci images roles tests tosca)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deploy test machines unit lint bench docs clean
+.PHONY: help demo deploy test unit lint bench docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,10 +19,6 @@ test: ## lint, then all tests; ends with what this machine could not run
 	@$(MAKE) --no-print-directory lint
 	@echo '== tests'
 	@$(PY) -m tests.lanes
-
-machines: ## the deployment on machines in containers: every role, the whole site (half an hour; not yet part of make test)
-	@./bootstrap.sh all deploy tosca molecule test lint
-	@$(PY) -m tests.lanes machines
 
 deploy: ## install the service on this machine (ARGS="--check", ARGS=path/of/inventory, ...)
 	@./bootstrap.sh deploy

@@ -20,10 +20,8 @@ ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "tests"  # the whole output of each suite
 LANES = {
     "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"], "roles": ["tests/roles"]},
-    "entrances": {"gateway": ["tests/gateway"], "xrootd": ["tests/xrootd"], "templates": ["tests/deployment/test_im.py"]},
-    "machines": {"machines": ["tests/deployment"]},
+    "machines": {"gateway": ["tests/gateway"], "xrootd": ["tests/xrootd"], "deployment": ["tests/deployment"]},
 }
-USUAL = ["service", "entrances"]  # machines: by its name only, until every scenario has passed
 PERIOD = 30.0  # s between lines of progress
 LAST = "== summary"
 
@@ -119,4 +117,4 @@ if __name__ == "__main__":
     unknown = [name for name in sys.argv[1:] if name not in LANES]
     if unknown:
         sys.exit(f"no lane {unknown[0]}; there are {', '.join(LANES)}")
-    sys.exit(run(sys.argv[1:] or USUAL))
+    sys.exit(run(sys.argv[1:] or list(LANES)))
