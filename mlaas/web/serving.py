@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 STARTUP_FAILURE = 3
 KEEP_ALIVE = 75  # s; longer than the gateways' own, so that it is they who close idle connections
 BACKLOG = 2048
+JUST_MADE = 0.2  # s within which the first request of a connection comes
 Factory = Callable[[Settings], ASGIApp]
 
 
@@ -140,6 +142,13 @@ class _Server(uvicorn.Server):
         stopping.stop()
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # they have done what they were sent for
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, but answer those that were just made before idle ones are closed."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(JUST_MADE)
+        await super().shutdown(sockets)
 
 
 def _alone(config: uvicorn.Config, bound: socket.socket) -> int:

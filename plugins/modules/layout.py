@@ -24,7 +24,7 @@ description:
 options:
   folder: {description: The folder that relative paths begin at. It must be there or be among the folders., type: path, required: true}
   folders:
-    description: Folders, each after the one that holds it.
+    description: Folders. What is missing above them is made, too, as root's and open to read.
     type: list
     elements: dict
     default: []
@@ -86,6 +86,7 @@ class Layout:
         elif path.exists() or path.is_symlink():
             self.module.fail_json(msg=f"{path} must be a folder, and is something else")
         elif self.note(path):
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             path.mkdir(mode=0o700)
             os.chown(path, owner, owner)
             path.chmod(mode)

@@ -265,6 +265,13 @@ def test_a_folder_that_is_a_link_is_used_as_it_is(run, tmp_path):
     assert (tmp_path / "disk" / "x").read_text() == "one\n"
 
 
+def test_what_is_missing_above_a_folder_is_made(run, tmp_path):
+    wanted = {"folder": str(tmp_path), "folders": [{"path": "x/y/z", "owner": os.geteuid(), "mode": "0700"}]}
+    assert run("layout", **wanted)["changed"]
+    assert not run("layout", **wanted)["changed"]
+    assert (mode(tmp_path / "x" / "y"), mode(tmp_path / "x" / "y" / "z")) == (0o755, 0o700)
+
+
 def test_what_cannot_be_laid_out_is_said(run, tmp_path):
     (tmp_path / "a").write_text("")
     assert laid(run, tmp_path)["msg"] == f"{tmp_path / 'a'} must be a folder, and is something else"

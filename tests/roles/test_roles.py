@@ -316,3 +316,17 @@ def test_authorities_that_are_wanted():
 def test_the_settings_of_jobs_are_for_root_alone():
     tasks = [task["mlaas4hep.mlaas.layout"] for task in read(ROOT / "roles/server/tasks/configure.yml")]
     assert {name: task.get("mode") for task in tasks for name in task["files"]} == {"server.env": "0600", "env.d/60-server.env": None}
+
+
+@pytest.mark.parametrize(
+    ("origin", "credential", "address"),
+    [
+        ("origin.example.org", "x509", "root://origin.example.org:1094"),
+        ("origin.example.org", "token", "roots://origin.example.org:1094"),
+        ("root://origin.example.org", "token", "root://origin.example.org:1094"),
+        ("roots://origin.example.org:1095", "x509", "roots://origin.example.org:1095"),
+        ("10.0.0.1:2094", "none", "root://10.0.0.1:2094"),
+    ],
+)
+def test_an_origin_has_a_scheme_and_a_port(origin, credential, address):
+    assert Values(xrootd_origin=origin, xrootd_credential=credential).of("_xrootd_origin_url").strip() == address

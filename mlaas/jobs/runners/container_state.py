@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 TIMED_OUT = (124, 137)  # of `timeout`: after SIGTERM, after SIGKILL
+LATE = 2.0  # s by which a busy engine may note a start too late
 # not SIGINT, which `mlaas` itself answers with 130
 SIGNALS = {128 + number for number in (signal.SIGKILL, signal.SIGTERM)}
 
@@ -43,7 +44,7 @@ def _end(state: Mapping[str, Any], plan: Plan, seconds: float) -> End:
     code = int(state["ExitCode"])
     if state["OOMKilled"] and code != 0:
         return "memory"
-    if code in TIMED_OUT and seconds >= plan.time_limit:
+    if code in TIMED_OUT and seconds >= plan.time_limit - LATE:
         return "time_limit"
     return "signal" if code in SIGNALS else "exit"
 
