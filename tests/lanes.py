@@ -19,8 +19,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "tests"  # the whole output of each suite
 LANES = {
-    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"], "roles": ["tests/roles"]},
-    "machines": {"gateway": ["tests/gateway"], "xrootd": ["tests/xrootd"], "deployment": ["tests/deployment"]},
+    "service": {
+        "unit": ["tests/unit", "tests/integration"],
+        "service": ["tests/service", "tests/tls", "tests/doctor"],
+        "roles": ["tests/roles"],
+        "gateway": ["tests/gateway"],
+        "xrootd": ["tests/xrootd"],
+    },
+    "machines": {"deployment": ["tests/deployment"]},
 }
 PERIOD = 30.0  # s between lines of progress
 LAST = "== summary"

@@ -23,7 +23,7 @@ from tests.support.vm import Machines
 
 FOLDER = ROOT / "extensions" / "molecule"
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/molecule.yml"))
-AT_A_TIME = 2
+AT_A_TIME = 1
 LIMIT = 900.0  # s
 
 

@@ -5,7 +5,6 @@ The times of the steps are written to build/tests/im.txt.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import ssl
@@ -30,12 +29,7 @@ from tests.support.orchestrator import NODE, Manager, free_port, manager, onto, 
 from tests.support.pki import Authority
 from tests.support.vm import NEXT, Machine, golden
 
-pytestmark = [
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif(
-        not os.environ.get("MLAAS_TEST_IM_MACHINE"), reason="the whole way by IM takes many minutes (MLAAS_TEST_IM_MACHINE=1 runs it)"
-    ),
-]
+pytestmark = pytest.mark.timeout(2400)
 
 PARTS = ("galaxy.yml", "meta", "plugins", "roles", "playbooks", "images", "mlaas", "pyproject.toml", "README.md", "LICENSE")
 LIMIT = 1200.0  # s

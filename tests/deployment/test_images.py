@@ -69,6 +69,7 @@ def laptop(machines: vm.Machines) -> Iterator[Laptop]:
     machine = machines.start("images", "debian12", with_docker=True, golden=vm.golden())
     try:
         machine.sh(f"mkdir /src && echo '127.0.0.1 {NAME}' >>/etc/hosts && systemctl start docker")
+        machine.sh("apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends curl")
         machine.run("tar", "-x", "-C", "/src", stdin=packed())
         machine.sh(f"/src/images/laptop {FOLDER} {NAME}")
         began = time.monotonic()
