@@ -21,7 +21,7 @@ ABSENT = "its worker"
 
 
 class Fellows:
-    """What a worker knows of the others. One of those at work leads: it writes why jobs wait, and sweeps. That two take themselves for it does no harm."""
+    """What a worker knows of the others. One that is at work leads: it writes why jobs wait, and sweeps; where two think they do, no harm is done."""
 
     def __init__(self, engine: Engine, name: str, machine: Limits) -> None:
         self._engine, self._name, self._machine = engine, name, machine

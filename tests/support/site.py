@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
@@ -76,6 +77,13 @@ class Site:
         self.worker: subprocess.Popen[bytes] | None = None
         for who in (ANN, BOB):
             tenants.seen(self.engine, who.tenant, issuer=who.issuer, subject=who.subject, groups=who.groups, now=time.time())
+
+    def beside(self, name: str, **settings: Any) -> Site:
+        """The same site with a worker of its own, of this name and with these settings; it has a log of its own."""
+        made = copy.copy(self)
+        made.settings, made.folder, made.worker = self.settings.model_copy(update={"worker_name": name, **settings}), self.folder / f"at-{name}", None
+        made.folder.mkdir()
+        return made
 
     # ---- what users do
 
