@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, text
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -78,7 +78,7 @@ jobs = Table(
     Column("cpu_seconds", Float, nullable=False, default=0),
     Column("peak_memory", BigInteger, nullable=False, default=0),
     Column("purged", Boolean, nullable=False, default=False, comment="its files are gone"),
-    Column("worker", String(63), nullable=False, server_default="", comment="MLAAS_WORKER_NAME of the worker that claimed it last"),
+    Column("worker", String(63), nullable=False, server_default=text("''"), comment="MLAAS_WORKER_NAME of the worker that claimed it last"),
     UniqueConstraint("tenant", "process_name"),
     Index("ix_jobs_tenant_number", "tenant", "number"),
     Index("ix_jobs_state_number", "state", "number"),
