@@ -213,7 +213,7 @@ def test_variables_have_the_defaults_and_words_of_the_settings(role):
             assert (value or None) == (field.default or None), name
 
 
-@pytest.mark.parametrize(("role", "elsewhere"), [("server", {"docker_gpu_image"}), ("inference", set())])
+@pytest.mark.parametrize(("role", "elsewhere"), [("server", {"docker_gpu_image", "worker_name"}), ("inference", set())])
 def test_every_variable_reaches_its_service(role, elsewhere):
     written = read(ROOT / "roles" / role / "vars" / "main.yml")[f"_{role}_settings"]
     for setting, name in variables()[role].items():

@@ -397,8 +397,11 @@ def test_one_of_the_workers_leads_and_all_know_which(tmp_path, monkeypatch):
         lone, first, second = (fellows.Fellows(site.engine, name, Limits(cpus=cpus, memory=4e9, gpus=0)) for name, cpus in sizes.items())
         assert lone.leads()
         assert lone.others([]) == Others(active=[])
-        for each in (second, first, second):
-            each.meet(True)
+        second.meet(True)
+        assert second.leads()
+        first.meet(True)
+        clock += fellows.BEAT
+        second.meet(True)
         assert (first.leads(), second.leads()) == (True, False)
         assert second.others([]) == Others("b", [], {"a": Limits(cpus=2, memory=4 * 10**9, gpus=0)}, {})
         first.meet(False)  # its engine failed: told at once
