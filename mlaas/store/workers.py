@@ -24,6 +24,12 @@ def seen(engine: Engine, worker: WorkerRecord) -> list[WorkerRecord]:
         return [WorkerRecord(*row) for row in connection.execute(select(workers).order_by(workers.c.name))]
 
 
+def forget(engine: Engine, name: str) -> None:
+    """A worker is no part of the service any more."""
+    with writing(engine) as connection:
+        connection.execute(workers.delete().where(workers.c.name == name))
+
+
 def known(engine: Engine, now: float) -> list[WorkerRecord]:
     """The workers that are part of the service, by name; none before the first one has started."""
     with reading(engine) as connection:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -207,3 +209,43 @@ def test_a_worker_that_gets_a_name_goes_on_with_what_it_had(tmp_path, bundle, si
     assert (ended.state, ended.attempt, ended.version) == (State.SUCCEEDED, 1, 1)
     assert [job for job in jobs.listing(server.engine, None) if State(job.state) in ACTIVE] == []
     wait_for(lambda: not server.processes())
+
+
+def test_the_jobs_of_a_machine_that_is_gone_are_released(where, tmp_path, bundle, sites):
+    """One ran, one was about to start, one had left its bundle, one was to be cancelled; all on a machine that nobody can reach any more."""
+    server = Site(tmp_path, **where)
+    gone, left = server.beside("a"), server.beside("b")
+    sites += [server, gone, left]
+    server.model("net", WAIT, {"bundle": bundle})
+    gone.start()
+    runs, complete, cancelled = (gone.running(server.submit("net")) for _ in range(3))
+    assert "another worker called a runs" in released(server, "a", 2)
+    gone.stop(signal.SIGKILL)
+    assert f"the task {runs.task} runs, so that worker is not gone" in released(server, "a", 2)
+    (server.places.job(complete.id) / "work" / "go").touch()
+    wait_for(lambda: not server.processes([complete.id]))
+    for process in server.processes():
+        process.kill()
+    wait_for(lambda: not server.processes())
+    starts = server.submit("net")
+    jobs.claim(server.engine, {starts.id: 1}, "a", seen=jobs.held(server.engine)[0], now=time.time())
+    jobs.ask_cancel(server.engine, cancelled.id, time.time())
+    assert released(server, "a", 0) == "4 jobs of the worker a released\n"
+    assert released(server, "a", 0) == "0 jobs of the worker a released\n"
+    assert [(server.job(job).state, server.job(job).attempt) for job in (complete, cancelled)] == [(State.SUCCEEDED, 1), (State.CANCELLED, 1)]
+    assert workers.known(server.engine, time.time()) == []
+    left.start()
+    for job in (runs, starts):
+        left.until(job, lambda now: now.state == State.RUNNING)
+        (server.places.job(job.id) / "work" / "go").touch()
+        ended = server.until(job)
+        assert (ended.state, ended.attempt, ended.worker) == (State.SUCCEEDED, 2, "b"), ended.reason
+
+
+def released(site: Site, name: str, status: int) -> str:
+    """What the command says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlaas.cli", "worker", f"--release={name}"], capture_output=True, text=True, check=False, env=site.environment()
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr if status else done.stdout

@@ -141,11 +141,14 @@ class Site:
     def start(self) -> None:
         """Start a worker."""
         assert self.worker is None
+        with (self.folder / "worker.log").open("ab") as log:
+            self.worker = subprocess.Popen([sys.executable, "-c", WORK], stdout=log, stderr=log, env=self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """The variables of its worker."""
         given = self.settings.model_dump(mode="json", exclude_unset=True)
         environment = {f"MLAAS_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLAAS_")}
-        with (self.folder / "worker.log").open("ab") as log:
-            self.worker = subprocess.Popen([sys.executable, "-c", WORK], stdout=log, stderr=log, env=kept | environment)
+        return {name: value for name, value in os.environ.items() if not name.startswith("MLAAS_")} | environment
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the worker by a signal; returns its exit status."""
