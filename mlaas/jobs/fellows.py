@@ -50,10 +50,17 @@ class Fellows:
         return Others(self._name, list(active), able, away)
 
     def absent(self, active: Iterable[JobRecord]) -> dict[str, dict[str, str]]:
-        """The jobs among these whose worker is away, and what to say of them: worker -> id -> sentence; but for those of which it is said already."""
+        """The jobs among these whose worker is away, and what to say of them: worker -> id -> sentence; but for those of which it is said already.
+
+        Raises StoreError.
+        """
+        jobs = list(active)
         there = {worker.name for worker in self._others if _present(worker)}
+        if any(job.worker not in there for job in jobs):  # perhaps it has come since this worker looked
+            self._others = [worker for worker in workers.known(self._engine, time.time()) if worker.name != self._name]
+            there = {worker.name for worker in self._others if _present(worker)}
         found: dict[str, dict[str, str]] = {}
-        for job in active:
+        for job in jobs:
             sentence = f"{ABSENT}{' ' if job.worker else ''}{job.worker} is away; this is how it was last seen"
             if job.worker not in there and job.reason != sentence:
                 found.setdefault(job.worker, {})[job.id] = sentence
