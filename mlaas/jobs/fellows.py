@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from sqlalchemy import Engine
 
-from mlaas.jobs.limits import Limits
+from mlaas.jobs.limits import Limits, Rules
 from mlaas.jobs.scheduler import Others
+from mlaas.settings import Settings
 from mlaas.store import workers
 from mlaas.store.records import JobRecord, WorkerRecord
 
@@ -65,6 +66,11 @@ class Fellows:
             if job.worker not in there and job.reason != sentence:
                 found.setdefault(job.worker, {})[job.id] = sentence
         return found
+
+
+def machines(settings: Settings, engine: Engine) -> list[Limits]:
+    """What the machines of all workers have for jobs; before the first one has started, what these settings say. Raises StoreError, UserError."""
+    return [machine_of(worker) for worker in workers.known(engine, time.time())] or [Rules.of(settings).total]
 
 
 def machine_of(worker: WorkerRecord) -> Limits:

@@ -136,7 +136,10 @@ def exceeded(
         yield from _beyond(asked, _bounds("", rules), f"{_whose('')} may have")
     elif not any(_holds(machine, asked) for machine in (rules.total, *machines)):
         most = Amount(*map(max, zip(*(_amount(machine) for machine in (rules.total, *machines)), strict=True)))
-        yield next(_beyond(asked, most, "the jobs of one machine may have"), ("resources", "asks for more than any single machine has"))
+        yield next(
+            _beyond(asked, most, "the jobs of one machine may have"),
+            ("cpus", "asks for more CPUs, memory and GPUs than any single machine has together"),
+        )
 
 
 def _beyond(asked: Amount, bounds: Amount, who: str) -> Iterator[tuple[str, str]]:

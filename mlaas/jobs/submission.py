@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ from sqlalchemy import Engine
 
 from mlaas.errors import BundleError, WorkflowError
 from mlaas.jobs import documents
-from mlaas.jobs.fellows import machine_of
+from mlaas.jobs.fellows import machines
 from mlaas.jobs.limits import Limits, Rules
 from mlaas.jobs.requests import JobRequest, PredictRequest, Resources, TrainRequest
 from mlaas.jobs.scheduler import exceeded
@@ -20,7 +19,7 @@ from mlaas.models.catalogue import Catalogue, Found, parse
 from mlaas.places import Places
 from mlaas.settings import Settings
 from mlaas.sizes import write_size
-from mlaas.store import workers, workspaces
+from mlaas.store import workspaces
 from mlaas.store.records import NewJob, WorkspaceRecord
 
 LEAST_MEMORY = 64 * 10**6
@@ -44,26 +43,25 @@ def admit(who: Submitter, request: JobRequest, settings: Settings, engine: Engin
     published: by the published call, whose models have the name of the process. Raises WorkflowError naming the field and what is allowed;
     UserError for settings that are wrong; StoreError. Reads the workspace's lists, so it takes some milliseconds: not for an event loop.
     """
-    granted = grant(request, settings, who.groups, [machine_of(worker) for worker in workers.known(engine, time.time())])
+    granted = grant(request, settings, who.groups, machines(settings, engine))
     if isinstance(request, TrainRequest):
         return _train(who, request, granted, settings, engine, published)
     return _predict(who, request, granted, settings, engine)
 
 
-def grant(request: Resources, settings: Settings, groups: Collection[str], machines: Sequence[Limits] = ()) -> dict[str, Any]:
+def grant(request: Resources, settings: Settings, groups: Collection[str], of: Sequence[Limits]) -> dict[str, Any]:
     """The columns device, cpus, gpus, memory and time_limit of a job. Raises WorkflowError for what no job of this user could ever get.
 
-    machines: what those of the workers have for jobs; none before the first worker has started, and then the settings count.
+    of: what the machines have for jobs.
     """
-    rules = Rules.of(settings)
-    first, *more = machines or (rules.total,)
+    rules = replace(Rules.of(settings), total=of[0])
     if request.device == "cpu" and request.gpus:
         raise WorkflowError("gpus: the job asks for the device cpu; submit it with device gpu")
-    if request.device == "gpu" and not any(machine.gpus for machine in (first, *more)):
+    if request.device == "gpu" and not any(machine.gpus for machine in of):
         raise WorkflowError("device: this service has no GPUs for jobs; use cpu")
     cpus, memory = request.cpus or settings.job_cpus, request.memory or settings.job_memory
     gpus = (request.gpus or 1) if request.device == "gpu" else 0
-    for field, sentence in exceeded(cpus, memory, gpus, groups, replace(rules, total=first), more):
+    for field, sentence in exceeded(cpus, memory, gpus, groups, rules, of[1:]):
         raise WorkflowError(f"{field}: the job {sentence}")
     if memory < LEAST_MEMORY:
         raise WorkflowError(f'memory: {write_size(memory)} is too little for any job; write e.g. "3gb"')

@@ -190,7 +190,7 @@ def test_what_no_machine_can_hold_is_told_apart_from_what_another_can():
     assert found.reasons == {
         "job1": "waits for 6 CPUs",
         "job2": "asks for 9 CPUs, but the jobs of one machine may have 8 CPUs at most",
-        "job3": "asks for more than any single machine has",
+        "job3": "asks for more CPUs, memory and GPUs than any single machine has together",
         "job4": "waits for a worker that is away: c",
     }
 
