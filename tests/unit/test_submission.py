@@ -78,12 +78,14 @@ def test_what_the_workers_machines_have_counts_once_they_are_known(site):
     """One machine has more CPUs, another GPUs; the server's own settings say nothing of either."""
     for name, cpus, memory, gpus in (("a", 2.5, 10**11, 0), ("b", 1, 10**12, 2)):
         workers.seen(site.engine, WorkerRecord(name, cpus, memory, gpus, True, time.time()))
-    assert site.submit("tth", cpus=2.5, **TRAIN).cpus == 2.5
-    assert site.submit("tth", device="gpu", gpus=2, **TRAIN).gpus == 2
     assert refused(site, cpus=3) == "cpus: the job asks for 3 CPUs, but the jobs of one machine may have 2.5 CPUs at most"
     assert refused(site, cpus=2, device="gpu") == "cpus: the job asks for more CPUs, memory and GPUs than any single machine has together"
+    first = workers.known(site.engine, time.time())[0]
     workers.forget(site.engine, "a")
     assert refused(site, cpus=2) == "cpus: the job asks for 2 CPUs, but all jobs together may have 1 CPU at most"
+    workers.seen(site.engine, first)
+    assert site.submit("tth", cpus=2.5, **TRAIN).cpus == 2.5
+    assert site.submit("tth", device="gpu", gpus=2, **TRAIN).gpus == 2
 
 
 def test_published_submissions_name_the_model_like_the_process_and_give_numbers_as_text(site):
