@@ -232,7 +232,6 @@ class Worker:
             if claimed is None:  # another worker was first, and limits hold for all together: look again
                 self._dirty = True
                 return
-            self._seen += 1
             for job in claimed:
                 self._served[job.tenant] = now
                 self._held.append(job)

@@ -501,3 +501,31 @@ def test_the_sweeps_remove_what_is_over_and_nothing_else(tmp_path):
         assert (abandoned.exists(), under_way.exists()) == (False, True)
     finally:
         site.close()
+
+
+def test_what_other_workers_have_is_left_to_them(tmp_path):
+    """One that runs, one that has ended and is being cleared up, one that was deleted meanwhile: each with its task."""
+    site = Site(tmp_path)
+    try:
+        site.model("net", "")
+        runs, ended, mine = (site.submit("net") for _ in range(3))
+        claimed = jobs.claim(site.engine, {runs.id: 1, ended.id: 1}, "b", seen=0, now=1.0)
+        jobs.claim(site.engine, {mine.id: 1}, "a", seen=1, now=1.0)
+        for job in (ended, mine):
+            jobs.move(site.engine, job.id, State.FAILED, expect={State.STARTING}, finished=time.time())
+        folders = {}
+        for id, worker in ((runs.id, "b"), (ended.id, "b"), ("f" * 16, "b"), (mine.id, "a"), ("e" * 16, "a")):
+            folders[id] = TaskFolder(site.places.job(id))
+            folders[id].folder.mkdir(parents=True)
+            folders[id].write_plan(Plan(f"{id}-1", [], {}, "", None, True, [], [], [], [], 1, 1, 1, 1.0, 1, worker))
+        settings = site.settings.model_copy(update={"worker_name": "a"})
+        runner = runners.of(settings, site.places)
+        retention = Retention(settings, site.places, site.engine, runner, Workspaces(site.places, site.engine, settings))
+        for _ in range(2):
+            retention.orphans()
+            retention.run()
+        assert [job.id for job in claimed] == [runs.id, ended.id]
+        assert {id for id, files in folders.items() if files.plan() is not None} == {runs.id, ended.id, "f" * 16}
+        assert not folders["e" * 16].folder.exists()
+    finally:
+        site.close()
