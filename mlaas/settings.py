@@ -107,9 +107,14 @@ class Settings(BaseSettings):
 
     # ---- jobs
     runner: Literal["process", "docker"] = Field("process", description="What runs a job: a sandboxed process of this machine, or a container.")
-    total_cpus: float = Field(0, ge=0, description="CPUs for all jobs together; 0 takes those of the machine.")
-    total_memory: Size = Field(0, description="Memory for all jobs together; empty takes 80 % of the machine's.")
-    total_gpus: int = Field(0, ge=0, description="GPUs for all jobs together.")
+    worker_name: str = Field(
+        "",
+        pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$",
+        description="Name of this worker among several on one data folder: lower-case letters, digits, hyphens; a lone one needs none.",
+    )
+    total_cpus: float = Field(0, ge=0, description="CPUs for all jobs of a worker together; 0 takes those of its machine.")
+    total_memory: Size = Field(0, description="Memory for all jobs of a worker together; empty takes 80 % of its machine's.")
+    total_gpus: int = Field(0, ge=0, description="GPUs for all jobs of a worker together.")
     user_jobs: int = Field(2, ge=1, description="Most running jobs of one user.")
     user_cpus: float = Field(0, ge=0, description="Most CPUs of one user's running jobs; 0 sets no limit.")
     user_memory: Size = Field(0, description="Most memory of one user's running jobs; empty sets no limit.")

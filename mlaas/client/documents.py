@@ -114,6 +114,7 @@ class Job:
     cpu_seconds: float
     peak_memory: int
     owner: str | None = None
+    worker: str | None = None
     request: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -256,6 +256,10 @@ def _serve(stages: Any, command: Command) -> None:
             stages, name, purpose, f"mlaas {name} --data=/srv/mlaas", "For containers; mlaas serve starts all three.", run=getattr(serve, name)
         )
         _overrides(made, names)
+        if name == "worker":
+            made.add_argument(
+                "--release", metavar="NAME", help="do not run: queue again the jobs of the worker of this name, whose machine is gone for good"
+            )
 
 
 def _overrides(command: argparse.ArgumentParser, names: Sequence[str]) -> None:

@@ -75,6 +75,7 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("model", f"{job.model}@{job.version}" if job.version else job.model),
         ("workspace", job.workspace or ""),
         ("owner", job.owner or ""),
+        ("worker", job.worker or ""),
         ("asked for", f"{figure(job.cpus)} CPU{gpus}, {write_size(job.memory)} memory, {clock(job.time_limit)}"),
         ("created", when(job.created)),
         ("started", when(job.started)),

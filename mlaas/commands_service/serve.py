@@ -28,8 +28,16 @@ def server(options: Namespace) -> None:
 
 
 def worker(options: Namespace) -> None:
-    """Run the worker."""
-    _part("worker", _settings(options))
+    """Run the worker, or let go of the jobs of one that is gone."""
+    chosen = _settings(options)
+    if options.release is None:
+        _part("worker", chosen)
+        return
+    _with_extra()
+    from mlaas.jobs.release import release
+
+    released = release(chosen, options.release)
+    print(f"{released} job{'s' if released != 1 else ''} of the worker {options.release or 'without a name'} released")
 
 
 def inference(options: Namespace) -> None:

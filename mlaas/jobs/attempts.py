@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from mlaas.errors import BundleError, ResourceError, UserError
 from mlaas.jobs import logs, publishing
 from mlaas.jobs.command import task_of
+from mlaas.jobs.lock import turn
 from mlaas.jobs.outcome import Outcome, again, outcome
 from mlaas.jobs.runners.base import Runner, RunnerError, Status
 from mlaas.jobs.states import State
@@ -37,8 +38,8 @@ class Attempts:
     def __init__(self, settings: Settings, places: Places, engine: Engine, runner: Runner) -> None:
         self._settings, self._places, self._engine, self._runner = settings, places, engine, runner
         self._asked: set[str] = set()  # tasks that were asked to stop by this process
-        # a runner that clears up after a task may end whatever runs as its user: not while another task of that user is being started
-        self._alone: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._shared = bool(settings.worker_name) and runner.name == "process"
 
     def start(self, job: JobRecord) -> None:
         """Bring a job from STARTING to RUNNING. Raises RunnerError when the engine failed (the job then waits for another attempt), StoreError."""
@@ -54,7 +55,7 @@ class Attempts:
     def _submit(self, job: JobRecord) -> bool:
         try:
             task = task_of(job, self._settings, self._engine)
-            with self._alone[job.tenant]:
+            with self._alone(job.tenant):
                 self._runner.submit(task)
         except (RunnerError, ResourceError, OSError) as error:
             self._again(job, again(job, f"it could not be started: {error}", self._settings))
@@ -120,10 +121,10 @@ class Attempts:
         if found.state is not State.QUEUED:
             self._end(job, found.state, found.reason, **columns)
             return
+        self._clean(job)  # first: as soon as it is queued another worker may start it in the same folder
         wait = {"reason": self._plain(job, found.reason), "not_before": time.time() + found.wait}
         moved = jobs.move(self._engine, job.id, State.QUEUED, expect={State.STARTING, State.RUNNING}, **wait, **columns)
         _tell(job, "attempt %d failed: %s", job.attempt, found.reason)
-        self._clean(job)
         if moved is not None and moved.state == State.CANCELLED:
             publishing.tidy(self._folder(job))
 
@@ -139,10 +140,16 @@ class Attempts:
         self._clean(job)
         self._tidy(job)
 
+    @contextmanager
+    def _alone(self, tenant: str) -> Iterator[None]:
+        """A runner that clears up after a task may end whatever runs as its user: not while another task of that user is being started."""
+        with self._locks[tenant], turn(self._places, tenant) if self._shared else nullcontext():
+            yield
+
     def _clean(self, job: JobRecord) -> None:
         self._asked.discard(job.task)
         try:
-            with self._alone[job.tenant]:
+            with self._alone(job.tenant):
                 self._runner.cleanup(job.task, self._folder(job))
         except RunnerError as error:  # the search for orphans finds it again
             log.warning("what task %s left cannot be cleaned up yet: %s", job.task, error)

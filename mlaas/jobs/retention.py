@@ -6,15 +6,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from mlaas.beneath import remove_tree
-from mlaas.errors import MLaaSError
+from mlaas.errors import MLaaSError, UserError
 from mlaas.jobs import cache, publishing
+from mlaas.jobs.lock import alone
 from mlaas.jobs.runners.base import Runner
+from mlaas.jobs.runners.taskfolder import TaskFolder
 from mlaas.jobs.states import ACTIVE, ENDED, State
 from mlaas.places import Places
 from mlaas.settings import Settings
@@ -44,7 +47,7 @@ class Retention:
         for task in self._runner.tasks(self._places.data / "jobs"):
             id, _, _ = task.rpartition("-")
             job = jobs.get(self._engine, id)
-            if job is not None and State(job.state) in ACTIVE and job.task == task:
+            if job is not None and job.task == task and (State(job.state) in ACTIVE or job.worker != self._settings.worker_name):
                 continue
             folder = self._places.job(id)
             status = self._runner.poll(task, folder)
@@ -53,6 +56,22 @@ class Retention:
                 self._runner.cancel(task, folder)
             else:
                 self._runner.cleanup(task, folder)
+
+    def adopt(self) -> None:
+        """Take over what a worker without a name has left, which has got this name since: tasks that this engine has, and what is being published.
+
+        Nothing happens while there is a worker without a name. Raises RunnerError, StoreError.
+        """
+        left = [job for job in jobs.active(self._engine) if not job.worker]
+        try:
+            with alone(self._places) if left else nullcontext():
+                for job in left:
+                    files = TaskFolder(self._places.job(job.id))
+                    if job.state == State.PUBLISHING or self._runner.holds(job.task, files.folder):
+                        files.adopt(self._settings.worker_name)
+                        jobs.adopt(self._engine, job.id, self._settings.worker_name, of="")
+        except UserError:
+            log.info("jobs of the worker without a name are left to it")
 
     def purge(self) -> None:
         """Remove the files of jobs that ended long ago; what is known of them stays."""
@@ -65,7 +84,7 @@ class Retention:
         held = {task.rpartition("-")[0] for task in self._runner.tasks(self._places.data / "jobs")}
         for folder in _folders(self._places.data / "jobs"):
             job = jobs.get(self._engine, folder.name)
-            if job is None and folder.name not in held:
+            if job is None and folder.name not in held and TaskFolder(folder).plan() is None:  # which another worker may have to end
                 remove_tree(folder)
             elif job is not None and State(job.state) in ENDED and (folder / "work").exists():
                 publishing.tidy(folder)

@@ -6,17 +6,20 @@ than PATIENCE comes before all others, so that nobody waits for ever.
 
 A job that does not fit holds a reservation, and later jobs go past it only if they do not put off its start (EASY backfilling; Lifka, 1995): they
 end, by their time limits, before what it waits for is free, or leave enough for it. So small jobs fill gaps, and a big one is not starved by them.
+
+Where there are several workers each decides for its own machine. What the others run takes from the users' and groups' limits, not from the machine;
+and room on a machine is kept for a job by one of the workers whose machines can hold it, not by all.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from mlaas.jobs.limits import Rules
+from mlaas.jobs.limits import Limits, Rules
 from mlaas.sizes import write_size
 
 PATIENCE = 6 * 3600.0  # s
@@ -68,6 +71,22 @@ NOTHING = Amount(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
+class Others:
+    """The other workers, as the one of this name sees them: the jobs that they hold, and what their machines have for jobs.
+
+    away: of those that cannot start jobs now.
+    """
+
+    name: str = ""
+    active: Sequence[Wanted] = ()
+    machines: Mapping[str, Limits] = field(default_factory=dict)
+    away: Mapping[str, Limits] = field(default_factory=dict)
+
+
+NOBODY = Others()
+
+
+@dataclass(frozen=True)
 class Plan:
     """start: ids in the order in which they start. reasons: why the others wait."""
 
@@ -83,13 +102,14 @@ def plan(
     *,
     served: Mapping[str, float] | None = None,
     disk: Mapping[str, str] | None = None,
+    others: Others = NOBODY,
 ) -> Plan:
     """Decide what starts now.
 
-    queued: by ascending number. active: starting, running or publishing. served: when a job of the tenant was last started.
+    queued: by ascending number. active: starting, running or publishing here. served: when a job of the tenant was last started.
     disk: tenants that have no disk left -> the sentence that says so.
     """
-    return _Pass(rules, active, now, served or {}, disk or {}).run(queued)
+    return _Pass(rules, active, now, served or {}, disk or {}, others).run(queued)
 
 
 def demand(job: Wanted) -> Amount:
@@ -97,17 +117,35 @@ def demand(job: Wanted) -> Amount:
     return Amount(1, job.cpus, job.memory, job.gpus)
 
 
-def impossible(job: Wanted, rules: Rules) -> str:
-    """Why a job could not start even if nothing else ran, or an empty string."""
-    return next((sentence for _, sentence in exceeded(job.cpus, job.memory, job.gpus, job.groups, rules)), "")
+def impossible(job: Wanted, rules: Rules, machines: Collection[Limits] = ()) -> str:
+    """Why a job could not start even if nothing else ran, or an empty string. machines: of other workers."""
+    return next((sentence for _, sentence in exceeded(job.cpus, job.memory, job.gpus, job.groups, rules, machines)), "")
 
 
-def exceeded(cpus: float, memory: int, gpus: int, groups: Iterable[str], rules: Rules) -> Iterator[tuple[str, str]]:
-    """What of a job is more than any job of this user can get: the field, and the sentence without its subject."""
-    for pool in ("t:", *(f"g:{group}" for group in rules.limited(groups)), ""):
-        for name, wanted, limit in zip(Amount._fields, Amount(1, cpus, memory, gpus), _bounds(pool, rules), strict=True):
-            if wanted > limit:
-                yield name, f"asks for {_quantity(name, wanted)}, but {_whose(pool)} may have {_quantity(name, limit)} at most"
+def exceeded(
+    cpus: float, memory: int, gpus: int, groups: Iterable[str], rules: Rules, machines: Collection[Limits] = ()
+) -> Iterator[tuple[str, str]]:
+    """What of a job is more than any job of this user can get: the field, and the sentence without its subject.
+
+    machines: of workers beside the one whose machine `rules` has the limits of.
+    """
+    asked = Amount(1, cpus, memory, gpus)
+    for pool in ("t:", *(f"g:{group}" for group in rules.limited(groups))):
+        yield from _beyond(asked, _bounds(pool, rules), f"{_whose(pool)} may have")
+    if not machines:
+        yield from _beyond(asked, _bounds("", rules), f"{_whose('')} may have")
+    elif not any(_holds(machine, asked) for machine in (rules.total, *machines)):
+        most = Amount(*map(max, zip(*(_amount(machine) for machine in (rules.total, *machines)), strict=True)))
+        yield next(
+            _beyond(asked, most, "the jobs of one machine may have"),
+            ("cpus", "asks for more CPUs, memory and GPUs than any single machine has together"),
+        )
+
+
+def _beyond(asked: Amount, bounds: Amount, who: str) -> Iterator[tuple[str, str]]:
+    for name, wanted, limit in zip(Amount._fields, asked, bounds, strict=True):
+        if wanted > limit:
+            yield name, f"asks for {_quantity(name, wanted)}, but {who} {_quantity(name, limit)} at most"
 
 
 @dataclass
@@ -134,6 +172,7 @@ class _Pass:
     now: float
     served: Mapping[str, float]
     disk: Mapping[str, str]
+    others: Others = NOBODY
     free: dict[str, Amount] = field(default_factory=dict)
     ends: list[tuple[float, tuple[str, ...], Amount]] = field(default_factory=list)
     used: dict[str, Amount] = field(default_factory=dict)
@@ -144,6 +183,8 @@ class _Pass:
     def run(self, queued: Iterable[Wanted]) -> Plan:
         for job in self.running:
             self._occupy(job, (job.started or self.now) + job.time_limit)
+        for job in self.others.active:
+            self._occupy(job, (job.started or self.now) + job.time_limit, _pools(job, self.rules)[:-1])
         lines: dict[str, deque[Wanted]] = {}
         for job in queued:
             lines.setdefault(job.tenant, deque()).append(job)
@@ -165,9 +206,9 @@ class _Pass:
     def _consider(self, job: Wanted) -> bool:
         """Start a job, or say why not and keep room for it."""
         pools, wanted, end = _pools(job, self.rules), demand(job), self.now + job.time_limit
-        reason = AGAIN if job.not_before > self.now else self.disk.get(job.tenant, "") or impossible(job, self.rules)
+        reason = AGAIN if job.not_before > self.now else self.disk.get(job.tenant, "") or self._never(job)
         if not reason and (reason := self._lack(job)):
-            self._reserve([pool for pool in pools if not _fits(wanted, self._free(pool))], wanted)
+            self._reserve([pool for pool in pools if (pool or self._keeps(job)) and not _fits(wanted, self._free(pool))], wanted)
         if not reason and not all(kept.allows(pool, wanted, end) for pool in pools for kept in self.reserved.get(pool, ())):
             reason = BEHIND
         if reason:
@@ -180,6 +221,25 @@ class _Pass:
         self.start.append(job.id)
         return True
 
+    def _never(self, job: Wanted) -> str:
+        """Why no worker can start a job, be there as much room as there may, or an empty string."""
+        machines, away = self.others.machines, self.others.away
+        if reason := impossible(job, self.rules, [*machines.values(), *away.values()]):
+            return reason
+        if not away or any(_holds(machine, demand(job)) for machine in (self.rules.total, *machines.values())):
+            return ""
+        able = sorted(name for name, machine in away.items() if _holds(machine, demand(job)))
+        return f"waits for a worker that is away: {', '.join(name or 'the one without a name' for name in able)}"
+
+    def _keeps(self, job: Wanted) -> bool:
+        """Whether this worker keeps room on its machine for a job: one of those whose machines can hold it does."""
+        able = [name for name, machine in self.others.machines.items() if _holds(machine, demand(job))]
+        if not able:
+            return True
+        if not _holds(self.rules.total, demand(job)):
+            return False
+        return sorted([*able, self.others.name])[job.number % (len(able) + 1)] == self.others.name
+
     def _lack(self, job: Wanted) -> str:
         """What a job waits for, or an empty string."""
         for pool in _pools(job, self.rules):
@@ -189,7 +249,7 @@ class _Pass:
         return ""
 
     def _reserve(self, pools: Sequence[str], wanted: Amount) -> None:
-        if any(len(self.reserved.get(pool, ())) >= RESERVATIONS for pool in pools):
+        if not pools or any(len(self.reserved.get(pool, ())) >= RESERVATIONS for pool in pools):
             return
         left = {pool: self._free(pool) for pool in pools}
         shadow = self.now
@@ -202,8 +262,8 @@ class _Pass:
         for pool in pools:
             self.reserved.setdefault(pool, []).append(kept)
 
-    def _occupy(self, job: Wanted, end: float) -> None:
-        wanted, pools = demand(job), _pools(job, self.rules)
+    def _occupy(self, job: Wanted, end: float, pools: tuple[str, ...] | None = None) -> None:
+        wanted, pools = demand(job), _pools(job, self.rules) if pools is None else pools
         for pool in pools:
             self.free[pool] = _minus(self._free(pool), wanted)
         self.ends.append((end, pools, wanted))
@@ -235,7 +295,15 @@ def _pools(job: Wanted, rules: Rules) -> tuple[str, ...]:
 
 def _bounds(pool: str, rules: Rules) -> Amount:
     limits = rules.total if not pool else rules.user if pool.startswith("t:") else rules.groups[pool[2:]]
+    return _amount(limits)
+
+
+def _amount(limits: Limits) -> Amount:
     return Amount(limits.jobs, limits.cpus, limits.memory, limits.gpus)
+
+
+def _holds(machine: Limits, asked: Amount) -> bool:
+    return all(wanted <= limit for wanted, limit in zip(asked, _amount(machine), strict=True))
 
 
 def _fits(wanted: Amount, free: Amount) -> bool:

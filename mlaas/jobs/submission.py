@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
 from mlaas.errors import BundleError, WorkflowError
 from mlaas.jobs import documents
-from mlaas.jobs.limits import Rules
+from mlaas.jobs.fellows import machines
+from mlaas.jobs.limits import Limits, Rules
 from mlaas.jobs.requests import JobRequest, PredictRequest, Resources, TrainRequest
 from mlaas.jobs.scheduler import exceeded
 from mlaas.jobs.upload import Upload
@@ -41,21 +43,25 @@ def admit(who: Submitter, request: JobRequest, settings: Settings, engine: Engin
     published: by the published call, whose models have the name of the process. Raises WorkflowError naming the field and what is allowed;
     UserError for settings that are wrong; StoreError. Reads the workspace's lists, so it takes some milliseconds: not for an event loop.
     """
-    granted = grant(request, settings, who.groups)
+    granted = grant(request, settings, who.groups, machines(settings, engine))
     if isinstance(request, TrainRequest):
         return _train(who, request, granted, settings, engine, published)
     return _predict(who, request, granted, settings, engine)
 
 
-def grant(request: Resources, settings: Settings, groups: Collection[str]) -> dict[str, Any]:
-    """The columns device, cpus, gpus, memory and time_limit of a job. Raises WorkflowError for what no job of this user could ever get."""
+def grant(request: Resources, settings: Settings, groups: Collection[str], of: Sequence[Limits]) -> dict[str, Any]:
+    """The columns device, cpus, gpus, memory and time_limit of a job. Raises WorkflowError for what no job of this user could ever get.
+
+    of: what the machines have for jobs.
+    """
+    rules = replace(Rules.of(settings), total=of[0])
     if request.device == "cpu" and request.gpus:
         raise WorkflowError("gpus: the job asks for the device cpu; submit it with device gpu")
-    if request.device == "gpu" and not settings.total_gpus:
+    if request.device == "gpu" and not any(machine.gpus for machine in of):
         raise WorkflowError("device: this service has no GPUs for jobs; use cpu")
     cpus, memory = request.cpus or settings.job_cpus, request.memory or settings.job_memory
     gpus = (request.gpus or 1) if request.device == "gpu" else 0
-    for field, sentence in exceeded(cpus, memory, gpus, groups, Rules.of(settings)):
+    for field, sentence in exceeded(cpus, memory, gpus, groups, rules, of[1:]):
         raise WorkflowError(f"{field}: the job {sentence}")
     if memory < LEAST_MEMORY:
         raise WorkflowError(f'memory: {write_size(memory)} is too little for any job; write e.g. "3gb"')

@@ -1,5 +1,6 @@
-"""The worker: starts queued jobs, follows those that run, takes over what they leave. One per data folder; it listens on no port.
+"""The worker: starts queued jobs, follows those that run, takes over what they leave. It listens on no port.
 
+There may be several on a data folder, each with a name, and a machine, of its own: a job belongs to the one that claimed it.
 Whatever dies at whatever moment, the store says what was under way, and the next pass of this worker or of the next one goes on from there:
 README.md has the table.
 """
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 from mlaas.errors import MLaaSError
 from mlaas.jobs import runners
 from mlaas.jobs.attempts import Attempts
+from mlaas.jobs.fellows import ABSENT, Fellows
 from mlaas.jobs.limits import Rules
 from mlaas.jobs.lock import alone
 from mlaas.jobs.retention import Retention
@@ -53,12 +55,12 @@ TOLD = 500  # reasons written per pass
 def run(settings: Settings) -> int:
     """Work until SIGTERM or SIGINT; jobs that run then go on, and the next worker finds them. Returns the exit status, 0.
 
-    Raises UserError when another worker has the data folder or a setting is wrong, StoreError when the database is not one.
+    Raises UserError when another worker of this name has the data folder or a setting is wrong, StoreError when the database is not one.
     """
     logs.configure(settings, "worker")
     places = Places.of(settings)
     stop = threading.Event()
-    with alone(places), _signals(stop):
+    with alone(places, settings.worker_name), _signals(stop):
         engine = connect(settings)
         try:
             if _reachable(engine, stop):
@@ -115,7 +117,9 @@ class Worker:
 
     def __init__(self, settings: Settings, places: Places, engine: Engine, runner: Runner, stop: threading.Event) -> None:
         self._settings, self._places, self._engine, self._runner, self._stop = settings, places, engine, runner, stop
+        self._name = settings.worker_name
         self._rules = Rules.of(settings)
+        self._fellows = Fellows(engine, self._name, self._rules.total)
         self._attempts = Attempts(settings, places, engine, runner)
         workspaces = Workspaces(places, engine, settings)
         self._retention = Retention(settings, places, engine, runner, workspaces)
@@ -125,6 +129,8 @@ class Worker:
         self._later: dict[str, float] = {}  # the same -> not again before (monotonic)
         self._pauses: dict[str, _Pause] = {}
         self._held: list[JobRecord] = []
+        self._elsewhere: list[JobRecord] = []  # held by other workers
+        self._seen = 0  # how often workers had claimed jobs then
         self._pulse: Pulse | None = None
         self._dirty = True
         self._looked = self._passed = float("-inf")
@@ -134,7 +140,8 @@ class Worker:
 
     def run(self) -> None:
         """Work until `stop` is set; then let the steps end that are being taken."""
-        log.info("the worker starts: runner %s, %s", self._runner.name, _capacity(self._rules))
+        called = f" {self._name}" if self._name else ""
+        log.info("the worker%s starts: runner %s, %s", called, self._runner.name, _capacity(self._rules))
         try:
             while not self._stop.is_set():
                 self._turn()
@@ -148,9 +155,10 @@ class Worker:
     def _turn(self) -> None:
         try:
             self._reap()
+            self._fellows.meet(self._usable)
             self._beside()
             now = time.monotonic()
-            pulse = schedule.pulse(self._engine, time.time())
+            pulse = schedule.pulse(self._engine, time.time(), self._name)
             if self._dirty or pulse != self._pulse or now - self._passed >= WHOLE:
                 self._dirty, self._pulse, self._passed = False, pulse, now
                 self._pass()
@@ -165,7 +173,10 @@ class Worker:
 
     def _pass(self) -> None:
         """Look at everything."""
-        self._held = jobs.active(self._engine)
+        self._seen, active = jobs.held(self._engine)
+        self._held = [job for job in active if job.worker == self._name]
+        self._elsewhere = [job for job in active if job.worker != self._name]
+        self._explain()
         for job in self._held:
             if job.state == State.STARTING:
                 self._step(job.id, self._attempts.start, job)
@@ -185,6 +196,16 @@ class Worker:
             except RunnerError as error:
                 log.warning("it cannot be told how the job %s does: %s", job.id, error, extra={"fields": {"job": job.id, "tenant": job.tenant}})
 
+    def _explain(self) -> None:
+        """Say of jobs whose worker is away that it is; of this worker's own it is said no more."""
+        back = {job.id: "" for job in self._held if job.reason.startswith(ABSENT)}
+        if back:
+            schedule.explain(self._engine, back, self._name)
+        if self._elsewhere and self._fellows.leads():
+            running = [job for job in self._elsewhere if job.state != State.PUBLISHING]
+            for worker, reasons in self._fellows.absent(running).items():
+                schedule.explain(self._engine, reasons, worker)
+
     def _schedule(self) -> None:
         now = time.time()
         waiting = schedule.waiting(self._engine, now)
@@ -201,18 +222,21 @@ class Worker:
             self._step("room", self._room.look, tenants)
         known = self._room.known
         waiting = [job for job in waiting if job.tenant in known]
-        found = plan(waiting, self._held, self._rules, now, served=self._served, disk=self._room.full)
-        attempts = {job.id: job.attempt + 1 for job in waiting}
-        for id in found.start:
-            self._claim(id, attempts[id], now)
+        for job in self._elsewhere:
+            self._served[job.tenant] = max(self._served.get(job.tenant, 0.0), job.started or 0.0)
+        others = self._fellows.others(self._elsewhere)
+        found = plan(waiting, self._held, self._rules, now, served=self._served, disk=self._room.full, others=others)
+        if found.start:
+            attempts = {job.id: job.attempt + 1 for job in waiting}
+            claimed = jobs.claim(self._engine, {id: attempts[id] for id in found.start}, self._name, seen=self._seen, now=now)
+            if claimed is None:  # another worker was first, and limits hold for all together: look again
+                self._dirty = True
+                return
+            for job in claimed:
+                self._served[job.tenant] = now
+                self._held.append(job)
+                self._step(job.id, self._attempts.start, job)
         self._tell(waiting, found.reasons)
-
-    def _claim(self, id: str, attempt: int, now: float) -> None:
-        job = jobs.move(self._engine, id, State.STARTING, expect={State.QUEUED}, attempt=attempt, started=now, reason="", exit_code=None)
-        if job is not None and self._served is not None:
-            self._served[job.tenant] = now
-            self._held.append(job)
-            self._step(job.id, self._attempts.start, job)
 
     def _hindrance(self) -> str:
         """Why no job can start now, or an empty string."""
@@ -223,6 +247,8 @@ class Worker:
         return ""
 
     def _tell(self, waiting: list[WaitingJob], reasons: dict[str, str]) -> None:
+        if not self._fellows.leads():
+            return
         new = [(job.id, reasons[job.id]) for job in waiting if job.id in reasons and reasons[job.id] != job.reason]
         if new:
             schedule.tell(self._engine, dict(new[:TOLD]))
@@ -235,10 +261,13 @@ class Worker:
             self._step("runner", self._check)
         else:
             self._step("orphans", self._retention.orphans, every=ORPHANS)
-        self._step("retention", self._retention.run, every=SWEEP)
+        if self._fellows.leads():
+            self._step("retention", self._retention.run, every=SWEEP)
 
     def _check(self) -> None:
         self._runner.check()
+        if self._name:
+            self._retention.adopt()
         self._usable, self._dirty = True, True
 
     def _step(self, key: str, step: Callable[..., None], *arguments: object, every: float = 0.0) -> None:

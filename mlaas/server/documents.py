@@ -26,13 +26,14 @@ def moment(seconds: float) -> datetime:
 
 def job(record: JobRecord, identity: Identity) -> wire.Job:
     """A job, as the caller may see it."""
-    names = wire.Job.model_fields.keys() - {"created", "started", "finished", "owner"}
+    names = wire.Job.model_fields.keys() - {"created", "started", "finished", "owner", "worker"}
     return wire.Job(
         **{name: getattr(record, name) for name in names},
         created=moment(record.created),
         started=None if record.started is None else moment(record.started),
         finished=None if record.finished is None else moment(record.finished),
         owner=record.tenant if identity.admin else None,
+        worker=(record.worker or None) if identity.admin else None,
     )
 
 

@@ -177,6 +177,7 @@ class Job(_Wire):
     cpu_seconds: float
     peak_memory: int
     owner: str | None = Field(None, description="The tenant; only told to administrators.")
+    worker: str | None = Field(None, description="The worker that has it or had it last, if that has a name; only told to administrators.")
     request: dict[str, Any]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, and_, case, func, select
@@ -14,7 +14,14 @@ from mlaas.store.records import JobRecord, NewJob, Totals
 from mlaas.store.schema import counters, idempotency, jobs, workspaces
 from mlaas.store.statements import LARGEST, all_storable, count, storable
 
+CLAIMS = "claims"
+"""The counter of the transactions in which workers claimed jobs."""
+
 _FIXED = {"number", "id", "tenant", "process_name", "kind", "created", "state"}
+
+
+class _TooLateError(Exception):
+    """Another worker has claimed jobs."""
 
 
 def create(engine: Engine, new: NewJob, *, key: str = "", digest: str = "", queue_limit: int = 1000, now: float) -> tuple[JobRecord, bool]:
@@ -80,6 +87,33 @@ def move(engine: Engine, id: str, to: State, *, expect: Iterable[State], **colum
     A job whose cancelling was asked for does not queue again: where it would, it becomes cancelled. A start that names its attempt must be
     a new attempt: its number is above that of the last. Raises ValueError for moves that `jobs.states.NEXT` does not allow.
     """
+    return _changed(engine, *_step(id, to, expect, columns))
+
+
+def claim(engine: Engine, attempts: Mapping[str, int], worker: str, *, seen: int, now: float) -> list[JobRecord] | None:
+    """Bring queued jobs (id -> number of the new attempt) to STARTING, held by this worker; returns those that were still queued.
+
+    seen: what `held` said. None, and nothing is changed, when a worker has claimed jobs since: limits must be looked at again.
+    """
+    try:
+        with writing(engine) as connection:
+            if count(connection, "", CLAIMS) != seen + 1:  # the lock of all workers, until this transaction ends
+                raise _TooLateError
+            same = {"started": now, "reason": "", "exit_code": None, "worker": worker}
+            steps = (_step(id, State.STARTING, {State.QUEUED}, same | {"attempt": attempt}) for id, attempt in attempts.items())
+            return [job for step in steps if (job := _change(connection, *step)) is not None]
+    except _TooLateError:
+        return None
+
+
+def adopt(engine: Engine, id: str, worker: str, *, of: str) -> JobRecord | None:
+    """Make an active job of another worker this one's; None when it is not that worker's (any more)."""
+    theirs = and_(jobs.c.id == id, jobs.c.worker == of, jobs.c.state.in_(ACTIVE))
+    return _changed(engine, theirs, {"worker": worker})
+
+
+def _step(id: str, to: State, expect: Iterable[State], columns: dict[str, Any]) -> tuple[ColumnElement[bool], dict[str, Any]]:
+    """Which row a move changes, and how."""
     allowed = set(expect)
     if wrong := [state for state in allowed if to not in NEXT[state]]:
         raise ValueError(f"a job never goes from {wrong[0]} to {to}")
@@ -91,7 +125,7 @@ def move(engine: Engine, id: str, to: State, *, expect: Iterable[State], **colum
         stays = jobs.c.cancel.is_(None)
         values |= {"state": case((stays, State.QUEUED), else_=State.CANCELLED), "finished": case((stays, None), else_=jobs.c.cancel)}
         values |= {"reason": case((stays, values.get("reason", jobs.c.reason)), else_="")}
-    return _changed(engine, here, values)
+    return here, values
 
 
 def update(engine: Engine, id: str, **columns: Any) -> JobRecord | None:
@@ -119,6 +153,15 @@ def queued(engine: Engine, now: float) -> list[JobRecord]:
 def active(engine: Engine) -> list[JobRecord]:
     """Jobs that a worker holds, oldest first."""
     return _all(engine, select(jobs).where(jobs.c.state.in_(ACTIVE)).order_by(jobs.c.number))
+
+
+def held(engine: Engine) -> tuple[int, list[JobRecord]]:
+    """How often workers have claimed jobs so far (for `claim`), and the jobs that all workers hold at that moment, oldest first."""
+    claims = select(counters.c.last).where(counters.c.tenant == "", counters.c.kind == CLAIMS, counters.c.name == "")
+    with reading(engine) as connection:
+        seen = connection.execute(claims).scalar()
+        found = connection.execute(select(jobs).where(jobs.c.state.in_(ACTIVE)).order_by(jobs.c.number)).mappings()
+        return int(seen or 0), [_record(row) for row in found]
 
 
 def ended_before(engine: Engine, when: float, limit: int = 1000) -> list[JobRecord]:
@@ -219,8 +262,12 @@ def _changes(columns: dict[str, Any]) -> dict[str, Any]:
 
 def _changed(engine: Engine, which: ColumnElement[bool], values: dict[str, Any]) -> JobRecord | None:
     with writing(engine) as connection:
-        row = connection.execute(jobs.update().where(which).values(values).returning(jobs)).mappings().first()
-        return None if row is None else _record(row)
+        return _change(connection, which, values)
+
+
+def _change(connection: Connection, which: ColumnElement[bool], values: dict[str, Any]) -> JobRecord | None:
+    row = connection.execute(jobs.update().where(which).values(values).returning(jobs)).mappings().first()
+    return None if row is None else _record(row)
 
 
 def _of_deleted(connection: Connection, tenant: str | None) -> float:

@@ -98,11 +98,24 @@ class JobRecord:
     cpu_seconds: float
     peak_memory: int
     purged: bool
+    worker: str
 
     @property
     def task(self) -> str:
         """The id of the task of the present attempt, for the runner."""
         return f"{self.id}-{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker: what its machine has for jobs, whether its engine can run them, and when it was last at work."""
+
+    name: str
+    cpus: float
+    memory: int
+    gpus: int
+    usable: bool
+    seen: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,20 +34,25 @@ class WaitingJob:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """Differs from the last one when a job was submitted, may be tried again, or is to be cancelled. newest: the highest number so far."""
+    """Differs from the last one when a job was submitted, may be tried again, or is to be cancelled, or other workers hold more or fewer jobs.
+
+    newest: the highest number so far. elsewhere: jobs that other workers hold.
+    """
 
     newest: int
     queued: int
     cancelling: int
+    elsewhere: int
 
 
-def pulse(engine: Engine, now: float) -> Pulse:
-    """The pulse of the queue; by indexes, so that it costs little however many jobs there are."""
+def pulse(engine: Engine, now: float, worker: str = "") -> Pulse:
+    """The pulse of the queue for a worker; by indexes, so that it costs little however many jobs there are."""
     newest = select(func.coalesce(func.max(jobs.c.number), 0)).scalar_subquery()
     queued = select(func.count()).where(jobs.c.state == State.QUEUED, jobs.c.not_before <= now).scalar_subquery()
     cancelling = select(func.count()).where(and_(jobs.c.state.in_(ACTIVE), jobs.c.cancel.is_not(None))).scalar_subquery()
+    elsewhere = select(func.count()).where(and_(jobs.c.state.in_(ACTIVE), jobs.c.worker != worker)).scalar_subquery()
     with reading(engine) as connection:
-        return Pulse(*connection.execute(select(newest, queued, cancelling)).one())
+        return Pulse(*connection.execute(select(newest, queued, cancelling, elsewhere)).one())
 
 
 def waiting(engine: Engine, now: float) -> list[WaitingJob]:
@@ -69,6 +74,14 @@ def tell(engine: Engine, reasons: dict[str, str]) -> None:
     with writing(engine) as connection:
         for id, reason in reasons.items():
             connection.execute(jobs.update().where(jobs.c.id == id, jobs.c.state == State.QUEUED).values(reason=reason))
+
+
+def explain(engine: Engine, reasons: dict[str, str], worker: str) -> None:
+    """Record what there is to say of jobs (id -> sentence) that a worker runs, of those that it still does."""
+    with writing(engine) as connection:
+        for id, reason in reasons.items():
+            here = and_(jobs.c.id == id, jobs.c.worker == worker, jobs.c.state.in_({State.STARTING, State.RUNNING}))
+            connection.execute(jobs.update().where(here).values(reason=reason))
 
 
 def members(engine: Engine) -> dict[str, list[str]]:

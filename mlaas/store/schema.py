@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, text
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -78,6 +78,7 @@ jobs = Table(
     Column("cpu_seconds", Float, nullable=False, default=0),
     Column("peak_memory", BigInteger, nullable=False, default=0),
     Column("purged", Boolean, nullable=False, default=False, comment="its files are gone"),
+    Column("worker", String(63), nullable=False, server_default=text("''"), comment="MLAAS_WORKER_NAME of the worker that claimed it last"),
     UniqueConstraint("tenant", "process_name"),
     Index("ix_jobs_tenant_number", "tenant", "number"),
     Index("ix_jobs_state_number", "state", "number"),
@@ -92,4 +93,15 @@ idempotency = Table(
     Column("digest", String(64), nullable=False, comment="SHA-256 of the request: the same key with another request is a conflict"),
     Column("job", String(32), nullable=False),
     Column("created", Float, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(63), primary_key=True, comment="MLAAS_WORKER_NAME"),
+    Column("cpus", Float, nullable=False, comment="for jobs, as memory and gpus"),
+    Column("memory", BigInteger, nullable=False, comment="bytes"),
+    Column("gpus", Integer, nullable=False),
+    Column("usable", Boolean, nullable=False, comment="its engine can run jobs"),
+    Column("seen", Float, nullable=False, comment="when it was last at work"),
 )

@@ -32,6 +32,9 @@ GOOD: dict[str, Any] = {
     "mlaas_folder": "/nonexistent/mlaas",
 }
 POSTGRES = "postgresql+psycopg://mlaas@db.example.org/mlaas"
+WORKER = {"mlaas_components": ["worker"], "server_database": POSTGRES}
+TRAIN = ("Train-1.example.org", "Train-2.example.org")
+"""Machines that train; the names of their workers are made of these."""
 # what is wrong, and what the sentence says
 ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "no-issuer": ({"mlaas_oidc_issuer": ""}, "mlaas_oidc_issuer must be the address (https://...) of your OpenID provider"),
@@ -101,8 +104,12 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "database": ({"server_database": "mysql://db/mlaas"}, "server_database must be empty (SQLite) or like postgresql+psycopg://user@host/name"),
     "password-in-url": ({"server_database": "postgresql+psycopg://u:p@db/mlaas"}, "without the password, which is server_database_password"),
     "password-alone": ({"server_database_password": "x" * 30}, "server_database_password is set without server_database"),
-    "worker-1": ({"mlaas_components": ["worker"], "server_database": POSTGRES}, "worker on worker-1 and worker-2; one machine runs the worker"),
-    "worker-2": ({"mlaas_components": ["worker"], "server_database": POSTGRES}, "one machine runs the worker"),
+    "worker-1": (WORKER | {"server_worker_name": "a"}, "server_worker_name is a on worker-1 and worker-2, too: give each machine that trains a name"),
+    "worker-2": (WORKER | {"server_worker_name": "a"}, "server_worker_name is a on worker-1 and worker-2"),
+    "worker-name": (
+        WORKER | {"server_worker_name": "train.example.org"},
+        "letters, digits and hyphens, 63 at most, got: train.example.org",
+    ),
     "size": ({"server_job_memory": "much"}, "these must be sizes such as 512MB, 4GB or 2GiB: server_job_memory"),
     "number": ({"server_user_jobs": "few"}, "server_user_jobs"),
     "network": ({"server_docker_network": "bridge"}, "server_docker_network must be none or mlaas_jobs"),
@@ -119,7 +126,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the preflight says to each machine; nothing where it passes."""
     folder = tmp_path_factory.mktemp("preflight")
     upgraded = GOOD | {"mlaas_folder": "{{ inventory_dir }}", "mlaas_version": "0.10.0", "mlaas_upgrade": True}
-    hosts = {name: GOOD | wrong for name, (wrong, _) in ROWS.items()} | {"good": GOOD, "upgraded": upgraded}
+    hosts = {name: GOOD | wrong for name, (wrong, _) in ROWS.items()} | {"good": GOOD, "upgraded": upgraded} | dict.fromkeys(TRAIN, GOOD | WORKER)
     (folder / ".env").write_text("MLAAS_IMAGES=mlaas\nMLAAS_VERSION=0.1.0\n")
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     found = environment(folder / "ansible") | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": str(os.cpu_count() or 2)}
@@ -139,6 +146,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_good_variables_pass(said):
     assert said["good"] == said["upgraded"] == ""
+    assert [said[name] for name in TRAIN] == ["", ""]
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -213,7 +213,7 @@ def test_variables_have_the_defaults_and_words_of_the_settings(role):
             assert (value or None) == (field.default or None), name
 
 
-@pytest.mark.parametrize(("role", "elsewhere"), [("server", {"docker_gpu_image"}), ("inference", set())])
+@pytest.mark.parametrize(("role", "elsewhere"), [("server", {"docker_gpu_image", "worker_name"}), ("inference", set())])
 def test_every_variable_reaches_its_service(role, elsewhere):
     written = read(ROOT / "roles" / role / "vars" / "main.yml")[f"_{role}_settings"]
     for setting, name in variables()[role].items():
@@ -227,6 +227,27 @@ def test_the_settings_that_the_services_share_come_from_the_server():
     defaults = read(ROOT / "roles" / "inference" / "defaults" / "main.yml")
     for setting in set(found["server"]) & set(found["inference"]):
         assert f"server_{setting}" in str(defaults[found["inference"][setting]]) or setting.startswith("inference_"), setting
+
+
+@pytest.mark.parametrize(
+    ("components", "host", "name"),
+    [
+        (["gateway", "server", "worker", "inference"], "mlaas.example.org", ""),
+        (["worker", "xrootd"], "Train-1.example.org", "train-1-example-org"),
+        (["worker"], "10.0.0.5", "10-0-0-5"),
+        (["worker"], "fe80::1", "fe80-1"),
+        (["worker"], f"_{'x' * 62}.example.org", "x" * 62),
+    ],
+)
+def test_a_worker_that_is_not_beside_its_server_is_called_as_its_machine(components, host, name):
+    values = Values(mlaas_components=components, inventory_hostname=host)
+    assert values.of("server_worker_name") == name
+    assert Settings(worker_name=name).worker_name == name
+    compose = (ROOT / "images" / "compose.yaml").read_text()
+    found = values.of("_server_fragment.MLAAS_WORKER_LOCK")
+    assert found == (f"worker-{name}.lock" if name else "worker.lock")
+    assert "/run/${MLAAS_WORKER_LOCK:-worker.lock}" in compose
+    assert values.of("_server_fragment.MLAAS_WORKER_NAME") == name
 
 
 # ---- the collection

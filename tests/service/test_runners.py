@@ -44,10 +44,13 @@ def test_a_task_is_known_from_its_start_to_its_cleaning_up(bench):
     jobs = bench.places.data / "jobs"
     assert bench.runner.poll(task.id, task.folder) is None
     assert bench.runner.tasks(jobs) == []
+    assert not bench.runner.holds(task.id, task.folder)
     bench.runner.cancel(task.id, task.folder)  # of a task that is not known: nothing
     bench.runner.cleanup(task.id, task.folder)
     bench.runner.submit(task)
     assert bench.runner.tasks(jobs) == [task.id]
+    assert bench.runner.holds(task.id, task.folder)
+    assert not bench.runner.holds("another-1", task.folder)
     assert bench.runner.poll("another-1", task.folder) is None
     bench.runner.submit(task)
     ended = bench.wait(task)
@@ -58,6 +61,7 @@ def test_a_task_is_known_from_its_start_to_its_cleaning_up(bench):
     bench.runner.cleanup(task.id, task.folder)
     assert bench.runner.poll(task.id, task.folder) is None
     assert bench.runner.tasks(jobs) == []
+    assert not bench.runner.holds(task.id, task.folder)
     bench.runner.submit(task)
     bench.runner.cancel(task.id, task.folder)
     assert (task.folder / "work" / "runs").read_text() == "x"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ from sqlalchemy import Engine, event, text
 
 from mlaas.jobs.states import ACTIVE, State
 from mlaas.settings import Settings
-from mlaas.store import Conflict, QueueFull, QuotaError, StoreError, StoreFullError, database, jobs, tenants, workspaces
+from mlaas.store import Conflict, QueueFull, QuotaError, StoreError, StoreFullError, database, jobs, schedule, tenants, workers, workspaces
 from mlaas.store.database import connect, migrate, reading, ready, writing
+from mlaas.store.records import WorkerRecord
 from mlaas.store.schema import metadata
 from tests.support.stores import StoreModel, end, new_job, python_environment
 
@@ -95,6 +97,23 @@ def test_upgrading_from_each_revision(empty):
         engine.dispose()
 
 
+def test_jobs_of_before_there_were_several_workers_belong_to_the_one_without_a_name(empty):
+    """And no number is given again that a deleted job had."""
+    engine = connect(empty)
+    with writing(engine) as connection:
+        database._upgrade(connection, "0001")
+        columns = "id, tenant, process_name, kind, model, request, groups, device, cpus, gpus, memory, time_limit, state, reason, attempt,"
+        columns += " not_before, created, cpu_seconds, peak_memory, purged"
+        values = "'train', 'm', '{}', '[]', 'cpu', 1, 0, 1, 1, 'running', '', 1, 0, 0, 0, 0, false"
+        for name in ("kept", "gone"):
+            connection.execute(text(f"INSERT INTO jobs ({columns}) VALUES ('{name}', 'alice', '{name}_1', {values})"))  # noqa: S608
+        connection.execute(text("DELETE FROM jobs WHERE id = 'gone'"))
+    migrate(engine)
+    assert (jobs.get(engine, "kept").worker, jobs.held(engine)[0]) == ("", 0)
+    assert jobs.create(engine, new_job(), now=1.0)[0].number == 3
+    engine.dispose()
+
+
 def test_processes_that_migrate_at_once(empty):
     started = [process("engine = connect(settings); migrate(engine); ready(engine); print('ready')", empty) for _ in range(3)]
     assert [one.communicate()[0] for one in started] == ["ready\n"] * 3
@@ -121,6 +140,51 @@ def test_a_job_has_what_it_was_given(engine):
     assert (job.state, job.created, job.attempt, job.reason, job.purged) == (State.QUEUED, 5.5, 0, "", False)
     assert jobs.by_process_name(engine, "alice", "ttH_1") is None
     assert jobs.get(engine, "nothing") is None
+
+
+def test_of_workers_that_decide_at_once_one_claims_and_the_others_look_again(engine):
+    made = [jobs.create(engine, new_job(), now=1.0)[0] for _ in range(4)]
+    seen, active = jobs.held(engine)
+    assert (seen, active) == (0, [])
+    attempts = {job.id: 1 for job in made[:3]}
+    found = at_once(lambda number: jobs.claim(engine, attempts, f"w{number}", seen=seen, now=2.0), 6)
+    (claimed,) = [one for one in found if one is not None]
+    assert [job.id for job in claimed] == list(attempts)
+    assert len({job.worker for job in claimed}) == 1
+    seen, active = jobs.held(engine)
+    assert (seen, active) == (1, claimed)
+    assert [(job.state, job.attempt, job.started, job.reason) for job in claimed] == [(State.STARTING, 1, 2.0, "")] * 3
+    jobs.ask_cancel(engine, made[3].id, 3.0)
+    assert jobs.claim(engine, {made[3].id: 1, made[0].id: 2}, "a", seen=1, now=4.0) == []
+    assert jobs.claim(engine, {made[3].id: 1}, "a", seen=1, now=4.0) is None
+    assert jobs.held(engine)[0] == 2
+
+
+def test_a_job_is_taken_over_from_the_worker_that_has_it_and_no_other(engine):
+    job = jobs.create(engine, new_job(), now=1.0)[0]
+    assert jobs.adopt(engine, job.id, "a", of="") is None, "it is queued"
+    jobs.claim(engine, {job.id: 1}, "", seen=0, now=2.0)
+    assert jobs.adopt(engine, job.id, "a", of="").worker == "a"
+    assert jobs.adopt(engine, job.id, "b", of="") is None
+    before = schedule.pulse(engine, 3.0, "a")
+    assert (before.elsewhere, schedule.pulse(engine, 3.0, "b").elsewhere) == (0, 1)
+    schedule.explain(engine, {job.id: "away"}, "b")
+    assert jobs.get(engine, job.id).reason == ""
+    schedule.explain(engine, {job.id: "away"}, "a")
+    assert jobs.get(engine, job.id).reason == "away"
+
+
+def test_workers_are_known_until_they_are_forgotten(engine):
+    day = workers.FORGOTTEN
+    first = WorkerRecord("a", 2.0, 10**9, 1, True, 100.0)
+    assert workers.known(engine, 100.0) == []
+    assert workers.seen(engine, first) == [first]
+    assert workers.seen(engine, replace(first, usable=False, seen=200.0)) == [replace(first, usable=False, seen=200.0)]
+    second = WorkerRecord("", 2.5, 10**12, 0, True, 300.0)
+    assert [worker.name for worker in workers.seen(engine, second)] == ["", "a"]
+    assert [worker.name for worker in workers.known(engine, 200.0 + day)] == ["", "a"]
+    assert [worker.name for worker in workers.known(engine, 201.0 + day)] == [""]
+    assert [worker.name for worker in workers.seen(engine, replace(second, seen=250.0 + day))] == [""]
 
 
 def test_process_numbers_never_repeat(engine, empty):
@@ -277,6 +341,7 @@ def test_the_list_of_ten_thousand_jobs_goes_by_an_index(engine):
             "device": "cpu",
             "state": "succeeded",
             "reason": "",
+            "worker": "",
         }
         base |= dict.fromkeys(("cpus", "gpus", "memory", "time_limit", "attempt", "not_before", "created", "cpu_seconds", "peak_memory"), 0)
         rows = [

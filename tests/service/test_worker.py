@@ -191,9 +191,7 @@ def test_a_deleted_workspace_stays_until_its_jobs_have_ended(shared):
 
 
 def test_one_worker_per_data_folder(shared):
-    second = Site.__new__(Site)
-    second.__dict__.update(shared.__dict__, worker=None, folder=shared.folder / "second")
-    second.folder.mkdir()
+    second = shared.beside("")
     second.start()
     assert second.worker.wait(60) != 0
     assert "another worker runs on the data folder" in second.told()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import secrets
@@ -77,6 +78,13 @@ class Site:
         for who in (ANN, BOB):
             tenants.seen(self.engine, who.tenant, issuer=who.issuer, subject=who.subject, groups=who.groups, now=time.time())
 
+    def beside(self, name: str, **settings: Any) -> Site:
+        """The same site with a worker of its own, of this name and with these settings; it has a log of its own."""
+        made = copy.copy(self)
+        made.settings, made.folder, made.worker = self.settings.model_copy(update={"worker_name": name, **settings}), self.folder / f"at-{name}", None
+        made.folder.mkdir()
+        return made
+
     # ---- what users do
 
     def upload(self, name: str, files: Mapping[str, str | bytes | Path], who: Identity = ANN) -> Path:
@@ -133,11 +141,14 @@ class Site:
     def start(self) -> None:
         """Start a worker."""
         assert self.worker is None
+        with (self.folder / "worker.log").open("ab") as log:
+            self.worker = subprocess.Popen([sys.executable, "-c", WORK], stdout=log, stderr=log, env=self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """The variables of its worker."""
         given = self.settings.model_dump(mode="json", exclude_unset=True)
         environment = {f"MLAAS_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLAAS_")}
-        with (self.folder / "worker.log").open("ab") as log:
-            self.worker = subprocess.Popen([sys.executable, "-c", WORK], stdout=log, stderr=log, env=kept | environment)
+        return {name: value for name, value in os.environ.items() if not name.startswith("MLAAS_")} | environment
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the worker by a signal; returns its exit status."""

@@ -8,19 +8,24 @@ import os
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mlaas.errors import BundleError, UserError
-from mlaas.jobs import cache, figures, logs, outcome, publishing, runners
+from mlaas.jobs import cache, fellows, figures, logs, outcome, publishing, runners
 from mlaas.jobs.attempts import plain
 from mlaas.jobs.limits import Limits, Rules
 from mlaas.jobs.lock import alone
 from mlaas.jobs.retention import Retention
 from mlaas.jobs.room import Room
 from mlaas.jobs.runners.base import Status
+from mlaas.jobs.runners.plan import Plan
+from mlaas.jobs.runners.taskfolder import TaskFolder, running
+from mlaas.jobs.scheduler import Others
 from mlaas.jobs.states import NEXT, State
 from mlaas.models.manifest import read_manifest
 from mlaas.models.repository import Repository
@@ -364,6 +369,86 @@ def test_the_lock_is_for_one(tmp_path):
         pass
 
 
+def test_the_lock_is_of_a_name(tmp_path):
+    places = Places(tmp_path, tmp_path)
+    with alone(places), alone(places, "a"), alone(places, "b"):
+        with pytest.raises(UserError, match=r"^another worker called a runs on .*, or give this one another MLAAS_WORKER_NAME$"), alone(places, "a"):
+            pass
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"worker.lock", "worker-a.lock", "worker-b.lock"}
+
+
+@pytest.mark.parametrize("name", ["", "a", "train-1", "9" * 63])
+def test_names_of_workers(name):
+    assert Settings(worker_name=name).worker_name == name
+
+
+@pytest.mark.parametrize("name", ["A", "a.b", "-a", "a/b", "x" * 64, "a\n"])
+def test_names_that_no_worker_has(name):
+    with pytest.raises(ValidationError, match="worker_name"):
+        Settings(worker_name=name)
+
+
+def test_one_of_the_workers_leads_and_all_know_which(tmp_path, monkeypatch):
+    site = Site(tmp_path)
+    try:
+        clock = 1000.0
+        monkeypatch.setattr(fellows, "time", SimpleNamespace(time=lambda: clock, monotonic=lambda: clock))
+        sizes = {"": 1, "a": 2, "b": 4}
+        lone, first, second = (fellows.Fellows(site.engine, name, Limits(cpus=cpus, memory=4e9, gpus=0)) for name, cpus in sizes.items())
+        assert lone.leads()
+        assert lone.others([]) == Others(active=[])
+        second.meet(True)
+        assert second.leads()
+        first.meet(True)
+        clock += fellows.BEAT
+        second.meet(True)
+        assert (first.leads(), second.leads()) == (True, False)
+        assert second.others([]) == Others("b", [], {"a": Limits(cpus=2, memory=4 * 10**9, gpus=0)}, {})
+        first.meet(False)  # its engine failed: told at once
+        clock += fellows.BEAT
+        second.meet(True)
+        first.meet(False)
+        assert (first.leads(), second.leads()) == (False, True)
+        assert second.others([]) == Others("b", [], {}, {"a": Limits(cpus=2, memory=4 * 10**9, gpus=0)})
+        second.meet(False)
+        first.meet(True)
+        clock += fellows.BEAT
+        second.meet(False)
+        assert (first.leads(), second.leads()) == (True, False)
+        clock += fellows.AWAY
+        second.meet(False)
+        assert second.leads(), "the other has not been seen"
+        mine, theirs, unnamed = (replace(JOB, id=name, worker=name, reason="") for name in ("c", "a", ""))
+        assert second.absent([theirs, unnamed]) == {
+            "a": {"a": "its worker a is away; this is how it was last seen"},
+            "": {"": "its worker is away; this is how it was last seen"},
+        }
+        assert second.absent([replace(mine, reason="its worker c is away; this is how it was last seen")]) == {}
+    finally:
+        site.close()
+
+
+def test_tasks_belong_to_the_worker_that_started_them(tmp_path):
+    """And a plan of a worker without a name is what it was before workers had names."""
+    places = Places(tmp_path, tmp_path / "models")
+    plans = {}
+    for name in ("", "a", "b"):
+        folder = places.job(f"job{name}")
+        folder.mkdir(parents=True)
+        plans[name] = Plan(f"job{name}-1", [], {}, "", None, True, [], [], [], [], 1, 1, 1, 1.0, 1, name)
+        TaskFolder(folder).write_plan(plans[name])
+    assert "worker" not in json.loads((places.job("job") / "task.json").read_text())
+    assert [plan.id for plan in running(tmp_path / "jobs", "a")] == ["joba-1"]
+    assert [plan.id for plan in running(tmp_path / "jobs")] == ["job-1"]
+    runner = runners.of(Settings(data=tmp_path, worker_name="a"), places)
+    assert runner.tasks(tmp_path / "jobs") == ["joba-1"]
+    assert runner.holds("job-1", places.job("job"))
+    assert not runner.holds("job-2", places.job("job"))
+    TaskFolder(places.job("job")).adopt("a")
+    assert TaskFolder(places.job("job")).plan() == replace(plans[""], worker="a")
+    assert runner.tasks(tmp_path / "jobs") == ["job-1", "joba-1"]
+
+
 def test_sentences_name_files_as_the_user_does():
     folders = [Path("/data/workspaces/ann/tth/1"), Path("/data/jobs/7/work"), Path("/data/jobs/7")]
     assert plain("/data/workspaces/ann/tth/1/model.py, line 3", folders) == "model.py, line 3"
@@ -414,5 +499,33 @@ def test_the_sweeps_remove_what_is_over_and_nothing_else(tmp_path):
         assert {path.name for path in site.places.job(queued.id).iterdir()} == {"log.txt", "work"}
         assert not unknown.exists()
         assert (abandoned.exists(), under_way.exists()) == (False, True)
+    finally:
+        site.close()
+
+
+def test_what_other_workers_have_is_left_to_them(tmp_path):
+    """One that runs, one that has ended and is being cleared up, one that was deleted meanwhile: each with its task."""
+    site = Site(tmp_path)
+    try:
+        site.model("net", "")
+        runs, ended, mine = (site.submit("net") for _ in range(3))
+        claimed = jobs.claim(site.engine, {runs.id: 1, ended.id: 1}, "b", seen=0, now=1.0)
+        jobs.claim(site.engine, {mine.id: 1}, "a", seen=1, now=1.0)
+        for job in (ended, mine):
+            jobs.move(site.engine, job.id, State.FAILED, expect={State.STARTING}, finished=time.time())
+        folders = {}
+        for id, worker in ((runs.id, "b"), (ended.id, "b"), ("f" * 16, "b"), (mine.id, "a"), ("e" * 16, "a")):
+            folders[id] = TaskFolder(site.places.job(id))
+            folders[id].folder.mkdir(parents=True)
+            folders[id].write_plan(Plan(f"{id}-1", [], {}, "", None, True, [], [], [], [], 1, 1, 1, 1.0, 1, worker))
+        settings = site.settings.model_copy(update={"worker_name": "a"})
+        runner = runners.of(settings, site.places)
+        retention = Retention(settings, site.places, site.engine, runner, Workspaces(site.places, site.engine, settings))
+        for _ in range(2):
+            retention.orphans()
+            retention.run()
+        assert [job.id for job in claimed] == [runs.id, ended.id]
+        assert {id for id, files in folders.items() if files.plan() is not None} == {runs.id, ended.id, "f" * 16}
+        assert not folders["e" * 16].folder.exists()
     finally:
         site.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlaas.errors import UserError
 from mlaas.jobs import scheduler
 from mlaas.jobs.limits import Limits, Rules
-from mlaas.jobs.scheduler import impossible, plan
+from mlaas.jobs.scheduler import Others, impossible, plan
 from mlaas.settings import Settings
 
 GB = 10**9
@@ -103,6 +103,96 @@ def test_what_runs_counts(queued, running, rule):
         running = []
     found = plan(queued, running, rule, 1000.0)
     assert within(running + [job for job in queued if job.id in found.start], rule)
+
+
+machine_sizes = st.builds(Limits, st.just(math.inf), st.sampled_from([1.0, 4.0, 8.0]), st.just(24.0 * GB), st.integers(0, 2))
+
+
+def seen_by(name: str, machines: dict[str, Limits], running: dict[str, list[Job]]) -> Others:
+    """What a worker knows of the others."""
+    active = [job for worker, held in running.items() if worker != name for job in held]
+    return Others(name, active, {worker: machine for worker, machine in machines.items() if worker != name})
+
+
+@settings(deadline=None)
+@given(jobs(), some_rules, st.lists(machine_sizes, min_size=2, max_size=3), st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12))
+def test_limits_hold_for_several_workers_that_decide_in_turn(queued, rule, sizes, turns):
+    machines = {f"w{number}": size for number, size in enumerate(sizes)}
+    running: dict[str, list[Job]] = {name: [] for name in machines}
+    waiting = list(queued)
+    for number, (turn, ends) in enumerate(turns):
+        name = f"w{turn % len(sizes)}"
+        if ends and running[name]:
+            running[name].pop(0)
+        own = replace(rule, total=machines[name])
+        found = plan(waiting, running[name], own, 100.0 + number, others=seen_by(name, machines, running))
+        assert set(found.start) | set(found.reasons) == {job.id for job in waiting}
+        running[name] += [replace(job, started=100.0 + number) for job in waiting if job.id in found.start]
+        waiting = [job for job in waiting if job.id not in found.start]
+        everything = replace(rule, total=Limits())
+        assert within([job for held in running.values() for job in held], everything)
+        assert all(within(held, Rules(machines[worker], Limits(), {})) for worker, held in running.items())
+
+
+@settings(deadline=None, max_examples=60)
+@given(jobs(14), some_rules, st.lists(machine_sizes, min_size=2, max_size=3))
+def test_every_job_that_some_machine_can_hold_does_run_in_the_end(queued, rule, sizes):
+    machines = {f"w{number}": size for number, size in enumerate(sizes)}
+    running: dict[str, list[Job]] = {name: [] for name in machines}
+    waiting, now, number = list(queued), 20.0, itertools.count(10_000)
+    hoped = {job.id for job in queued if not impossible(job, replace(rule, total=sizes[0]), sizes[1:])}
+    started: set[str] = set()
+    served: dict[str, float] = {}
+    for _ in range(1500):
+        for name, machine in machines.items():
+            waiting += [Job(next(number), "crowd", (), 0.5, GB, 0, 900.0, now)] * (len(waiting) < 60)
+            others = seen_by(name, machines, running)
+            waiting.sort(key=lambda job: job.number)
+            found = plan(waiting, running[name], replace(rule, total=machine), now, served=served, others=others)
+            running[name] += [replace(job, started=now) for job in waiting if job.id in found.start]
+            served |= {job.tenant: now for job in waiting if job.id in found.start}
+            started |= set(found.start)
+            waiting = [job for job in waiting if job.id not in found.start]
+        if started >= hoped:
+            return
+        now = min(job.started + job.time_limit for held in running.values() for job in held)
+        running = {name: [job for job in held if job.started + job.time_limit > now] for name, held in running.items()}
+    raise AssertionError(f"{hoped - started} never started")
+
+
+def test_what_others_run_takes_from_the_users_limits_and_not_from_the_machine():
+    others = Others("a", [Job(100, "ann", started=0.0), Job(101, "ann", started=0.0), Job(102, "bob", ("/cms",), cpus=2, started=0.0)])
+    mine = rules(cpus=4, user=Limits(jobs=3), cms=Limits(cpus=3))
+    queued = [Job(1, "ann"), Job(2, "ann"), Job(3, "bob", ("/cms",), cpus=2), Job(4, "cat", cpus=3)]
+    found = plan(queued, [], mine, 10.0, others=others)
+    assert found.start == ["job4", "job1"]
+    assert found.reasons["job2"] == "waits for another job to end: your jobs together may have 3 running jobs"
+    assert found.reasons["job3"] == "waits for 2 CPUs: the group /cms may have 3 CPUs"
+
+
+def test_room_for_a_job_is_kept_on_one_machine_and_not_on_all():
+    """Job 1 waits for a whole machine. Two have one; the long job behind it starts where no room is kept."""
+    machine = Limits(cpus=4, memory=16 * GB, gpus=0)
+    busy = Job(100, "cat", cpus=3, time_limit=1000, started=0.0)
+    queued = [Job(1, "ann", cpus=4, created=1.0), Job(2, "bob", created=2.0, time_limit=2000)]
+    found = {name: plan(queued, [busy], rules(cpus=4), 100.0, others=Others(name, [], {other: machine})) for name, other in ("ab", "ba")}
+    assert sorted(len(one.start) for one in found.values()) == [0, 1]
+    assert {one.reasons["job1"] for one in found.values()} == {"waits for 4 CPUs"}
+    small = {"b": Limits(cpus=2, memory=16 * GB, gpus=0)}
+    assert plan(queued, [busy], rules(cpus=4), 100.0, others=Others("a", [], small)).start == [], "only this machine can hold it"
+
+
+def test_what_no_machine_can_hold_is_told_apart_from_what_another_can():
+    large, gpus = Limits(cpus=8, memory=16 * GB, gpus=0), Limits(cpus=1, memory=16 * GB, gpus=2)
+    queued = [Job(1, cpus=6), Job(2, cpus=9), Job(3, cpus=2, gpus=1), Job(4, gpus=2)]
+    found = plan(queued, [], rules(cpus=4), 0.0, others=Others("a", [], {"b": large}, {"c": gpus}))
+    assert found.start == []
+    assert found.reasons == {
+        "job1": "waits for 6 CPUs",
+        "job2": "asks for 9 CPUs, but the jobs of one machine may have 8 CPUs at most",
+        "job3": "asks for more CPUs, memory and GPUs than any single machine has together",
+        "job4": "waits for a worker that is away: c",
+    }
 
 
 @given(jobs(), some_rules)

@@ -337,6 +337,14 @@ def test_jobs_of_others_are_not_there(bob, carol, parts):
     assert carol.get(f"/api/v1/jobs/{job.id}").status_code == 200
 
 
+def test_administrators_see_which_worker_has_a_job(alice, carol, parts):
+    job = server.job(parts, state=State.RUNNING)
+    assert carol.get(f"/api/v1/jobs/{job.id}").json()["worker"] is None
+    assert jobs.update(parts.engine, job.id, worker="train-2") is not None
+    assert carol.get(f"/api/v1/jobs/{job.id}").json()["worker"] == "train-2"
+    assert alice.get(f"/api/v1/jobs/{job.id}").json()["worker"] is None
+
+
 def test_workspaces_of_others_are_not_there(alice, bob, carol):
     server.upload(alice)
     for call in (bob.get, bob.delete):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from mlaas.jobs.states import State
 from mlaas.jobs.upload import Upload, normal
 from mlaas.models.catalogue import Catalogue
 from mlaas.settings import Settings
-from mlaas.store import jobs, workspaces
+from mlaas.store import jobs, workers, workspaces
+from mlaas.store.records import WorkerRecord
 from mlaas.workflow import from_flags
 from tests.support.site import ANN, BOB, Site, write_small_bundle
 
@@ -70,6 +72,20 @@ def test_a_training_is_queued_with_the_defaults_of_the_site(site):
     assert (job.device, job.cpus, job.gpus, job.memory, job.time_limit) == ("cpu", 1, 0, 4 * 10**9, 3600)
     assert job.groups == ["/cms"]
     assert job.request == {"kind": "train", "workspace": "tth", **TRAIN}
+
+
+def test_what_the_workers_machines_have_counts_once_they_are_known(site):
+    """One machine has more CPUs, another GPUs; the server's own settings say nothing of either."""
+    for name, cpus, memory, gpus in (("a", 2.5, 10**11, 0), ("b", 1, 10**12, 2)):
+        workers.seen(site.engine, WorkerRecord(name, cpus, memory, gpus, True, time.time()))
+    assert refused(site, cpus=3) == "cpus: the job asks for 3 CPUs, but the jobs of one machine may have 2.5 CPUs at most"
+    assert refused(site, cpus=2, device="gpu") == "cpus: the job asks for more CPUs, memory and GPUs than any single machine has together"
+    first = workers.known(site.engine, time.time())[0]
+    workers.forget(site.engine, "a")
+    assert refused(site, cpus=2) == "cpus: the job asks for 2 CPUs, but all jobs together may have 1 CPU at most"
+    workers.seen(site.engine, first)
+    assert site.submit("tth", cpus=2.5, **TRAIN).cpus == 2.5
+    assert site.submit("tth", device="gpu", gpus=2, **TRAIN).gpus == 2
 
 
 def test_published_submissions_name_the_model_like_the_process_and_give_numbers_as_text(site):

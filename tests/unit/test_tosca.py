@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -335,17 +336,12 @@ def test_the_play_fits_into_that_of_im():
     assert play.keys() == {"name", "hosts", "connection", "gather_facts", "vars", "tasks"}
 
 
-def test_the_play_gives_the_roles_values_of_their_types(tmp_path):
+def variables_of_the_play(tmp_path: Path, **more: str) -> dict[str, Any]:
+    """What the play of the artifact gives to site.yml, for these inputs beside the defaults."""
     (play,) = yaml.safe_load((TOSCA / "artifacts/deploy.yml").read_text())
     types = read(TOSCA / "types.yaml").mapping("node_types", "tosca.nodes.mlaas.Service", "properties")
     given = {f"tosca_{name}": entry["default"] for name, entry in types.items()}
-    given |= {
-        "tosca_user_groups": "/cms, /atlas,",
-        "tosca_oidc_client_secret": "a \"b\" 'c'",
-        "tosca_user_jobs": "3",
-        "tosca_xrootd": "True",
-        "tosca_site_ca": "A\nB\n",
-    }
+    given |= more
     task = {"name": "Write", "ansible.builtin.copy": {"content": "{{ deploy_variables | to_json }}", "dest": str(tmp_path / "out"), "mode": "0600"}}
     own = {
         "hosts": "localhost",
@@ -369,7 +365,27 @@ def test_the_play_gives_the_roles_values_of_their_types(tmp_path):
     ]
     done = subprocess.run(command, env=environment | {"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out").read_text())
+    found: dict[str, Any] = json.loads((tmp_path / "out").read_text())
+    return found
+
+
+def test_each_machine_that_trains_has_a_worker_of_its_own_name(tmp_path):
+    found = variables_of_the_play(tmp_path, tosca_part="worker", tosca_front_end="10.0.0.2", IM_NODE_PRIVATE_IP="10.0.0.17")
+    assert found["server_worker_name"] == "worker-10-0-0-17"
+    assert Settings(worker_name=found["server_worker_name"])
+    assert found["mlaas_components"] == ["worker"]
+    assert found["server_database"] == "postgresql+psycopg://mlaas@10.0.0.2/mlaas"
+
+
+def test_the_play_gives_the_roles_values_of_their_types(tmp_path):
+    given = {
+        "tosca_user_groups": "/cms, /atlas,",
+        "tosca_oidc_client_secret": "a \"b\" 'c'",
+        "tosca_user_jobs": "3",
+        "tosca_xrootd": "True",
+        "tosca_site_ca": "A\nB\n",
+    }
+    found = variables_of_the_play(tmp_path, **given)
     assert found["mlaas_user_groups"] == ["/cms", "/atlas"]
     assert found["mlaas_admin_groups"] == []
     assert found["mlaas_oidc_client_secret"] == given["tosca_oidc_client_secret"]
@@ -378,7 +394,9 @@ def test_the_play_gives_the_roles_values_of_their_types(tmp_path):
     assert found["mlaas_site_cas"] == ["A\nB\n"]
     assert found["mlaas_host_name"] == "h"
     assert found["xrootd_cache"] is False
-    assert not {"tls_key", "server_redirector", "server_database_password", "server_database"} & found.keys(), "what is empty is left to the roles"
+    assert not {"tls_key", "server_redirector", "server_worker_name", "server_database_password", "server_database"} & found.keys(), (
+        "what is empty is left to the roles"
+    )
 
 
 def test_secrets_are_hidden_everywhere():

@@ -93,12 +93,12 @@ def places(folder: Path) -> dict[str, Any]:
 
 
 class Values:
-    """The role's variables as Ansible sees them."""
+    """The variables of some roles as Ansible sees them."""
 
     def __init__(self, **given: Any) -> None:
         loader = DataLoader()
         found: dict[str, Any] = {"ansible_managed": "Ansible managed"}
-        for role in ("mlaas", "xrootd"):
+        for role in ("mlaas", "xrootd", "server"):
             for part in ("defaults", "vars"):
                 found |= loader.load_from_file(str(ROLES / role / part / "main.yml"), trusted_as_template=True)
         self._templar = Templar(loader=loader, variables=found | given)

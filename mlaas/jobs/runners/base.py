@@ -94,5 +94,8 @@ class Runner(Protocol):
     def cleanup(self, task: str, folder: Path) -> None:
         """Remove whatever an ended task left in the engine (processes that escaped, containers); its folder stays."""
 
+    def holds(self, task: str, folder: Path) -> bool:
+        """Whether this engine has a task, running or not yet cleaned up; nothing is changed."""
+
     def tasks(self, jobs: Path) -> list[str]:
-        """The ids of tasks that are running or not yet cleaned up; `jobs`: the folder of job folders. For finding orphans."""
+        """The ids of this worker's tasks that are running or not yet cleaned up; `jobs`: the folder of job folders. For finding orphans."""

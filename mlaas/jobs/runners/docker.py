@@ -200,17 +200,22 @@ class DockerRunner:
             files.forget_plan()
         self._next_disk.pop(task, None)
 
+    def holds(self, task: str, folder: Path) -> bool:
+        """Whether the engine has a task's container. Raises RunnerError."""
+        with self._spoken_to():
+            return self._find(task) is not None
+
     def tasks(self, jobs: Path) -> list[str]:
         """The tasks that have a container, and those that were started here and not cleaned up. Raises RunnerError."""
         label = f"{container.INSTALLATION}={self._installation}"
         with self._spoken_to():
             found = [item.labels[container.TASK] for item in self._engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)]
-        return sorted({*found, *(plan.id for _, plan in plans(jobs))})
+        return sorted({*found, *(plan.id for _, plan in plans(jobs) if plan.worker == self._settings.worker_name)})
 
     # ---- how a task is run
 
     def _plan(self, task: Task, user: int) -> Plan:
-        others = running(self._places.data / "jobs")
+        others = running(self._places.data / "jobs", self._settings.worker_name)
         gpus = allocation.free(self._settings.total_gpus, [plan.gpus for plan in others], task.gpus)
         variables = environment(task, "", temporary=task.folder / "work" / "tmp")
         del variables["PATH"]  # the image's own
@@ -231,6 +236,7 @@ class DockerRunner:
             processes=task.processes,
             time_limit=task.time_limit,
             log_limit=task.log_limit,
+            worker=self._settings.worker_name,
         )
 
     def _user(self, task: Task) -> int:

@@ -15,6 +15,7 @@ class Plan:
     argv, environment: of the job. work: where it starts. user: the user and group id to change to, or None. confined: put it under Landlock and the
     filter of system calls. rules: (path, access) for Landlock. needed: paths that the user must be able to reach. cpus: the CPUs that it may run on.
     gpus: the indices of its GPUs. memory, disk, log_limit: bytes. processes: processes and threads of the tree. time_limit: seconds.
+    worker: the name of the one that has the task; a worker without one writes none, so that earlier versions can read the plan.
     """
 
     id: str
@@ -32,10 +33,11 @@ class Plan:
     processes: int
     time_limit: float
     log_limit: int
+    worker: str = ""
 
     def text(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name != "worker"})
 
 
 def read(text: str | bytes) -> Plan:

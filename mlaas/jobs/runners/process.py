@@ -121,9 +121,14 @@ class ProcessRunner:
         tree.end_marked(task, plan.user)
         files.forget_plan()
 
+    def holds(self, task: str, folder: Path) -> bool:
+        """Whether a task was started and not cleaned up; a worker of another machine cannot be told apart from one that was here."""
+        plan = TaskFolder(folder).plan()
+        return plan is not None and plan.id == task
+
     def tasks(self, jobs: Path) -> list[str]:
-        """The tasks in these job folders that were started and not cleaned up."""
-        return [plan.id for _, plan in plans(jobs)]
+        """The tasks in these job folders that a worker of this name has started and not cleaned up."""
+        return [plan.id for _, plan in plans(jobs) if plan.worker == self._settings.worker_name]
 
     # ---- how a task is run
 
@@ -139,7 +144,7 @@ class ProcessRunner:
         self._check_kernel()
         if self._confined and self._root and task.user is None:
             raise RunnerError(NO_USER)
-        others = running(self._places.data / "jobs")
+        others = running(self._places.data / "jobs", self._settings.worker_name)
         gpus = allocation.free(self._settings.total_gpus, [plan.gpus for plan in others], task.gpus)
         rules = policy.task_rules(task, gpus) if self._confined else []
         policy.refuse_overlap(rules, self._settings, self._places)
@@ -159,6 +164,7 @@ class ProcessRunner:
             processes=task.processes,
             time_limit=task.time_limit,
             log_limit=task.log_limit,
+            worker=self._settings.worker_name,
         )
 
     def _wait(self, task: Task) -> Status | None:

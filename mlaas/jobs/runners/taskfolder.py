@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,12 @@ class TaskFolder:
         for name in ("task.json", "task.cancel", "task.stopped", "task.output"):
             (self.folder / name).unlink(missing_ok=True)
 
+    def adopt(self, worker: str) -> None:
+        """Note that a task belongs to another worker now. Raises OSError."""
+        plan = self.plan()
+        if plan is not None:
+            write_whole(self.folder / "task.json", replace(plan, worker=worker).text())
+
     def status(self, task: str) -> Status | None:
         """How a task is doing; None when it was never started. A file that cannot be read is as if it were not there."""
         content = read_small(self.folder / "status.json")
@@ -161,10 +167,12 @@ def plans(jobs: Path) -> Iterator[tuple[TaskFolder, Plan]]:
             yield files, plan
 
 
-def running(jobs: Path) -> list[Plan]:
-    """The plans of tasks that have not ended."""
+def running(jobs: Path, worker: str = "") -> list[Plan]:
+    """The plans of tasks of a worker that have not ended."""
     found = []
     for files, plan in plans(jobs):
+        if plan.worker != worker:  # perhaps on another machine
+            continue
         status = files.status(plan.id)
         if status is None or status.running:
             found.append(plan)

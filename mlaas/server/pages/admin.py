@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlaas.jobs.limits import Rules
+from mlaas.jobs.fellows import machines
 from mlaas.jobs.states import ACTIVE, State
 from mlaas.server.deps import Parts
 from mlaas.server.pages.render import page
@@ -25,11 +25,11 @@ def show(request: Request, parts: Parts, who: Visitor) -> Response:
     """The service at a glance."""
     identify.administrator(who)
     active = store.active(parts.engine)
-    total = Rules.of(parts.settings).total
+    there = machines(parts.settings, parts.engine)
     disk = shutil.disk_usage(parts.places.data)
     taken = [
-        ("CPUs of running jobs", sum(job.cpus for job in active), total.cpus, "number"),
-        ("Memory of running jobs", sum(job.memory for job in active), total.memory, "size"),
+        ("CPUs of running jobs", sum(job.cpus for job in active), sum(machine.cpus for machine in there), "number"),
+        ("Memory of running jobs", sum(job.memory for job in active), sum(machine.memory for machine in there), "size"),
         ("Disk of the data folder", disk.used, disk.total, "size"),
     ]
     counts = {state.value: number for state, number in store.counts(parts.engine).items()}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlaas.auth.identity import Identity
 from mlaas.errors import MLaaSError
+from mlaas.jobs.fellows import machines
 from mlaas.server import wire
 from mlaas.server.deps import Context
 from mlaas.web.errors import invalid, problem_of
@@ -92,6 +93,11 @@ def workspace_files(parts: Context, who: Identity, name: str) -> list[str]:
         return sorted(entry.path for entry in parts.workspaces.files(who.tenant, name))[:MOST_FILES]
     except (MLaaSError, FileNotFoundError):
         return []
+
+
+def has_gpus(parts: Context) -> bool:
+    """Whether a job may ask for a GPU."""
+    return any(machine.gpus for machine in machines(parts.settings, parts.engine))
 
 
 def workspace_names(parts: Context, who: Identity) -> list[str]:

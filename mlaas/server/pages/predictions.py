@@ -61,5 +61,6 @@ def _page(request: Request, parts: Context, who: Identity, given: Mapping[str, s
         models=[models.name(entry) for entry in models.listed(parts, who)],
         workspaces=forms.workspace_names(parts, who),
         settings=parts.settings,
+        gpus=forms.has_gpus(parts),
         key=secrets.token_hex(16),
     )

@@ -85,6 +85,7 @@ def _page(request: Request, parts: Context, who: Identity, given: Mapping[str, s
         "workspaces": forms.workspace_names(parts, who),
         "files": forms.workspace_files(parts, who, given["workspace"]) if given["workspace"] else [],
         "settings": parts.settings,
+        "gpus": forms.has_gpus(parts),
         "key": secrets.token_hex(16),
     }
     return page(request, "submit.html.j2", who, status=status, **context)
