@@ -173,7 +173,7 @@ def extra(given: Sequence[str]) -> tuple[dict[str, object], list[str]]:
                 raise UserError(f"-e takes NAME=VALUE, a JSON object or @FILE, got: {text}")
             plain[name] = value
     for name, found in plain.items():
-        if SECRET.search(name) and isinstance(found, str) and found and not found.startswith(("/", "~", "./")):
+        if SECRET.search(name) and not name.endswith("_file") and isinstance(found, str) and found and not found.startswith(("/", "~", "./")):
             raise UserError(
                 f"{name} on the command line can be read by everybody on this machine: put it into a file, best of ansible-vault (-e @FILE)"
             )

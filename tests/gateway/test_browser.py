@@ -218,6 +218,7 @@ def test_a_session_outlives_its_access_token_where_the_provider_renews_it(engine
         "TLS_KEY": str(tls / "privkey.pem"),
     }
     values = {"gateway_prompt": prompt, "gateway_refresh_seconds": 2, "gateway_session_seconds": 15}
+    values["gateway_login_parameters"] = {"audience": "mlaas & more"}
     upstreams = dict.fromkeys(DOORS, recorder.url)
     with (
         provider(**names, TTL="4", REDIRECT=f"https://localhost:{doors['server']}/oauth2/callback") as own,
@@ -225,7 +226,10 @@ def test_a_session_outlives_its_access_token_where_the_provider_renews_it(engine
         browser(short) as client,
     ):
         began = time.monotonic()
+        asks: list[str] = []
+        client.event_hooks["response"] = [lambda answer: asks.append(answer.headers.get("location", ""))]
         sign_in(client)
+        assert any("audience=mlaas%20%26%20more" in place.replace("+", "%20") for place in asks), asks
         first = recorder.last().all("X-Forwarded-Access-Token")
         time.sleep(4.5)
         asked = own.requests("/token")

@@ -291,7 +291,7 @@ def test_inventories_show_the_defaults(file):
     for name, value in re.findall(r"^# ([a-z]\w*): (.*?)(?:  +#.*)?$", text, re.MULTILINE):
         shown.setdefault(name, yaml.safe_load(value))
     examples = {"gateway_engine", "tls_source", "tls_acme_terms_agreed", "tls_acme_email", "tls_certificate", "tls_key", "server_database_password"}
-    examples |= {"xrootd_permit", "xrootd_certificate", "xrootd_key", "xrootd_passphrase", "xrootd_voms"}
+    examples |= {"gateway_login_parameters", "xrootd_permit", "xrootd_certificate", "xrootd_key", "xrootd_passphrase", "xrootd_voms"}
     for name, value in shown.items():
         if name not in examples:
             assert value == defaults[name], name

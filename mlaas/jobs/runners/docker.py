@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class DockerRunner:
         self._places = places
         self._installation = hashlib.sha256(str(places.data).encode()).hexdigest()[:12]
         self._next_disk: dict[str, float] = {}
+        self._planning = threading.Lock()
 
     @cached_property
     def _engine(self) -> docker.DockerClient:
@@ -66,10 +68,17 @@ class DockerRunner:
         with self._spoken_to():
             self._engine.ping()
             for image in filter(None, (self._settings.docker_image, self._settings.docker_gpu_image)):
-                self._engine.images.get(image)
+                self._have(image)
             network = self._settings.docker_network
             if network not in ("none", "host", "bridge") and not self._engine.networks.list(names=[network]):
                 raise RunnerError(f"the Docker network {network} is not there: docker network create {network}, or set MLAAS_DOCKER_NETWORK")
+
+    def _have(self, image: str) -> None:
+        try:
+            self._engine.images.get(image)
+        except ImageNotFound:
+            setting = "MLAAS_DOCKER_IMAGE" if image == self._settings.docker_image else "MLAAS_DOCKER_GPU_IMAGE"
+            raise RunnerError(f"the image {image} is not in the Docker engine: build or load it, or name another by {setting}") from None
 
     def submit(self, task: Task) -> None:
         """Start a task's container, unless it was started before. Raises RunnerError."""
@@ -86,9 +95,10 @@ class DockerRunner:
 
     def _create(self, task: Task, files: TaskFolder) -> Container:
         user = self._user(task)
-        plan = self._plan(task, user)
-        folders.prepare(task, user if os.geteuid() == 0 else None, self._places.data / "workspaces")
-        files.write_plan(plan)
+        with self._planning:  # what another job has is known by its plan
+            plan = self._plan(task, user)
+            folders.prepare(task, user if os.geteuid() == 0 else None, self._places.data / "workspaces")
+            files.write_plan(plan)
         options = container.options(task, plan, self._settings, user=user, processors=self._processors)
         labels = {container.TASK: task.id, container.FOLDER: str(task.folder), container.INSTALLATION: self._installation}
         try:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -41,6 +42,7 @@ class ProcessRunner:
         self._settings = settings
         self._places = places
         self._confined = settings.sandbox == "auto"
+        self._planning = threading.Lock()
         self._root = os.geteuid() == 0
 
     def check(self) -> None:
@@ -69,9 +71,10 @@ class ProcessRunner:
                 if not alone and before is not None and before.id != task.id:
                     raise RunnerError(f"task {before.id} still runs in the folder {task.folder}")
                 if alone:
-                    plan = self._plan(task)
-                    folders.prepare(task, plan.user, self._places.data / "workspaces")
-                    folder.write_plan(plan)
+                    with self._planning:  # what another job has is known by its plan
+                        plan = self._plan(task)
+                        folders.prepare(task, plan.user, self._places.data / "workspaces")
+                        folder.write_plan(plan)
         except OSError as error:
             raise RunnerError(f"the job's folder {task.folder} cannot be used: {error.strerror}") from None
         _launch(task.folder)

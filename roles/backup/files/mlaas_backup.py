@@ -72,7 +72,7 @@ class Site(NamedTuple):
     @property
     def areas(self) -> list[Area]:
         found = [
-            Area("project", self.project, frozenset({"source", "bin", "packages.before", LOCK, "upgrade.json"})),
+            Area("project", self.project, frozenset({"source", "bin", "deploy", "packages.before", LOCK, "upgrade.json"})),
             Area("config", self.config, frozenset()),
             Area("identity", self.identity, frozenset()),
             Area("data", self.data, TRANSIENT | frozenset(DATABASE)),
