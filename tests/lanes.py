@@ -24,9 +24,8 @@ LANES = {
         "service": ["tests/service", "tests/tls", "tests/doctor"],
         "roles": ["tests/roles"],
         "gateway": ["tests/gateway"],
-        "xrootd": ["tests/xrootd"],
     },
-    "machines": {"deployment": ["tests/deployment"]},
+    "machines": {"deployment": ["tests/deployment"], "xrootd": ["tests/xrootd"]},
 }
 PERIOD = 30.0  # s between lines of progress
 LAST = "== summary"

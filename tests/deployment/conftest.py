@@ -12,6 +12,11 @@ from tests.support import vm
 from tests.support.programs import find_program
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The results of the scenarios are asked for last: until then they run beside the other tests."""
+    items.sort(key=lambda item: scenario_of(item) is not None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let fixtures know whether their test failed."""
