@@ -386,8 +386,7 @@ def test_an_upgrade_that_fails_is_taken_back(fresh):
     for name in ("server", "inference", "trainer", "gateway", "identity", "xrootd"):
         broken = 'CMD ["python", "-c", "raise SystemExit(\'this version is broken\')"]\\nENTRYPOINT []' if name == "inference" else ""
         fresh.machine.sh(f"printf 'FROM mlaas-{name}:{NEXT}\\n{broken}\\n' | docker build -q -t mlaas-{name}:{BROKEN} -")
-    fresh.variables["mlaas_health_timeout"] = 30
-    done = fresh.play("upgrade", check=False, mlaas_version=BROKEN)
+    done = fresh.play("upgrade", check=False, mlaas_version=BROKEN, mlaas_health_timeout=60)
     assert done.status != 0
     assert f"The upgrade to {BROKEN} failed and was taken back: {NAME} runs {NEXT} as before" in done.output
     assert fresh.versions() == {NEXT}
