@@ -147,7 +147,7 @@ def main() -> None:
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=f"the files of the identity provider cannot be written: {error}")
     written = [path for path in (folder / "identity-users", folder / "identity-clients") if path.exists()]
-    module.exit_json(changed=files.changed, state="-".join(str(path.stat().st_mtime_ns) for path in written))
+    module.exit_json(changed=files.changed, state="-".join(str(round(path.stat().st_mtime_ns / 10**6)) for path in written))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def _differs(path: Path, owner: int, group: int, mode: int) -> bool:
     return (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (owner, group, mode)
 
 
+def _state(path: Path) -> str:
+    """When it was written, in ms: an archive that it is restored from knows no more."""
+    return str(round(path.stat().st_mtime_ns / 10**6))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -112,7 +117,7 @@ def main() -> None:
                 path.chmod(mode)
     except OSError as error:
         module.fail_json(msg=f"the secret {path} cannot be written: {error.strerror}")
-    module.exit_json(changed=changed, made=made, state=str(path.stat().st_mtime_ns) if path.exists() else "")
+    module.exit_json(changed=changed, made=made, state=_state(path) if path.exists() else "")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import tarfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,16 @@ def test_a_secret_in_a_folder_that_is_not_there_has_its_sentence(run, tmp_path):
     answer = run("secret", path=str(tmp_path / "none" / "key"), **ME)
     assert answer["failed"]
     assert "No such file or directory" in answer["msg"]
+
+
+def test_a_secret_that_comes_back_from_an_archive_is_the_same(run, tmp_path):
+    first = run("secret", path=str(tmp_path / "key"), **ME)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "key", "key")
+    (tmp_path / "key").unlink()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        archive.extractall(tmp_path, filter="fully_trusted")
+    assert run("secret", path=str(tmp_path / "key"), **ME)["state"] == first["state"]
 
 
 # ---- machine_facts
