@@ -7,13 +7,13 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.mlaas.plugins.module_utils import whole
 
 DOCUMENTATION = r"""
 ---
@@ -98,14 +98,7 @@ class Files:
         self.changed = True
         if self.check:
             return
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
-        with os.fdopen(file, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chown(aside, owner, owner)
-        aside.replace(path)
+        whole.write(path, text.encode(), owner, owner, 0o400)
 
 
 def _users(files: Files, params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,7 +140,7 @@ def main() -> None:
     except (OSError, ValueError, KeyError) as error:
         module.fail_json(msg=f"the files of the identity provider cannot be written: {error}")
     written = [path for path in (folder / "identity-users", folder / "identity-clients") if path.exists()]
-    module.exit_json(changed=files.changed, state="-".join(str(round(path.stat().st_mtime_ns / 10**6)) for path in written))
+    module.exit_json(changed=files.changed, state="-".join(map(whole.state, written)))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.mlaas.plugins.module_utils import whole
 
 DOCUMENTATION = r"""
 ---
@@ -101,19 +101,7 @@ class Layout:
         if before == content:
             self.attributes(path, owner, mode)
         elif self.note(path, before=(before or b"").decode(errors="replace"), after=text):
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            aside = Path(name)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.chown(aside, owner, owner)
-                aside.chmod(mode)
-                aside.replace(path)
-            except BaseException:
-                aside.unlink()
-                raise
+            whole.write(path, content, owner, owner, mode)
 
     def remove(self, path: Path) -> None:
         """A file or a folder with all that it holds."""

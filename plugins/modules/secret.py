@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlaas4hep.mlaas.plugins.module_utils import whole
 
 DOCUMENTATION = r"""
 ---
@@ -52,30 +53,9 @@ def _text(module: AnsibleModule) -> str:
     return (given or made) + ("\n" if module.params["newline"] else "")
 
 
-def _write(path: Path, text: str, owner: int, group: int, mode: int) -> None:
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(file, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chown(aside, owner, group)
-        aside.chmod(mode)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink()
-        raise
-
-
 def _differs(path: Path, owner: int, group: int, mode: int) -> bool:
     found = path.lstat()
     return (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) != (owner, group, mode)
-
-
-def _state(path: Path) -> str:
-    """When it was written, in ms: an archive that it is restored from knows no more."""
-    return str(round(path.stat().st_mtime_ns / 10**6))
 
 
 def main() -> None:
@@ -111,13 +91,13 @@ def main() -> None:
             made = write and not module.params["content"]
             changed = write or _differs(path, owner, group, mode)
             if write and not module.check_mode:
-                _write(path, text, owner, group, mode)
+                whole.write(path, text.encode(), owner, group, mode)
             elif changed and not module.check_mode:
                 os.chown(path, owner, group)
                 path.chmod(mode)
     except OSError as error:
         module.fail_json(msg=f"the secret {path} cannot be written: {error.strerror}")
-    module.exit_json(changed=changed, made=made, state=_state(path) if path.exists() else "")
+    module.exit_json(changed=changed, made=made, state=whole.state(path) if path.exists() else "")
 
 
 if __name__ == "__main__":
