@@ -24,6 +24,6 @@ export function refusal(issuer) {
   const host = url.hostname.replace(/^\[|\]$/g, '');
   if (url.protocol !== 'https:') return `ISSUER: ${issuer} must begin with https://`;
   if (allowed(host)) return undefined;
-  return `ISSUER: ${host} is a public name, and this provider is for laptops and tests only; use a name without a dot or below .test, .localhost, .internal or .local, `
+  return `ISSUER: ${host} is a public name, and this provider is for laptops and tests only; use a name without a dot or below .test, .internal or .local, `
     + 'or the OpenID provider of your institute';
 }

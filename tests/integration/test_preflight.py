@@ -43,6 +43,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "open-inference": ({"inference_user_groups": []}, "mlaas_user_groups is empty"),
     "no-audience": ({"mlaas_oidc_audience": ""}, "mlaas_oidc_audience must name the audience"),
     "name": ({"mlaas_host_name": "MLaaS_1"}, "mlaas_host_name must be a full name in lower case such as mlaas.example.org, got: MLaaS_1"),
+    "name-of-itself": ({"mlaas_host_name": "mlaas.localhost"}, "mlaas.localhost means to each container itself; set mlaas_host_name to another"),
     "nothing": ({"mlaas_components": []}, "mlaas_components is empty: name what this machine runs"),
     "component": (
         {"mlaas_components": ["sever"]},
@@ -128,9 +129,14 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     upgraded = GOOD | {"mlaas_folder": "{{ inventory_dir }}", "mlaas_version": "0.10.0", "mlaas_upgrade": True}
     hosts = {name: GOOD | wrong for name, (wrong, _) in ROWS.items()} | {"good": GOOD, "upgraded": upgraded} | dict.fromkeys(TRAIN, GOOD | WORKER)
     (folder / ".env").write_text("MLAAS_IMAGES=mlaas\nMLAAS_VERSION=0.1.0\n")
+    return look(folder, hosts, "--check")
+
+
+def look(folder: Path, hosts: dict[str, Any], *words: str) -> dict[str, str]:
+    """Run it on these machines."""
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     found = environment(folder / "ansible") | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": str(os.cpu_count() or 2)}
-    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(ROOT / "playbooks" / "site.yml"), "--tags", "preflight", "--check"]
+    command = ["ansible-playbook", "-i", str(folder / "hosts.yml"), str(ROOT / "playbooks" / "site.yml"), "--tags", "preflight", *words]
     done = subprocess.run(command, env=found, capture_output=True, text=True, check=False, timeout=600)
     assert "{" in done.stdout, done.stdout + done.stderr
     document = json.loads(done.stdout[done.stdout.index("{") :])
@@ -156,3 +162,10 @@ def test_each_mistake_has_its_sentence(said, row):
 
 def test_a_sentence_is_not_a_fault_of_the_program(said):
     assert [row for row, sentence in said.items() if "Error rendering template" in sentence or "is undefined" in sentence] == []
+
+
+def test_a_machine_alone_shares_its_data_with_none(tmp_path):
+    """A cluster's data folder must be there before; that of a machine with its database elsewhere is made."""
+    alone = GOOD | {"server_database": POSTGRES, "mlaas_data_folder": "/nonexistent/data"}
+    assert look(tmp_path, {"alone": alone}) == {"alone": ""}
+    assert "is not shared with the machine of the server" in look(tmp_path, {"worker": alone | WORKER})["worker"]

@@ -275,6 +275,12 @@ def test_build_says_what_is_wrong(arguments, sentence):
     assert f"images/build: {sentence}" in found.stderr
 
 
+@pytest.mark.parametrize("name", ["localhost", "mlaas.localhost"])
+def test_the_laptop_has_a_name_that_containers_can_use(name, tmp_path):
+    found = subprocess.run([IMAGES / "laptop", tmp_path, name], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert (found.returncode, found.stderr) == (1, f"images/laptop: {name} means to each container itself: name another, such as mlaas.internal\n")
+
+
 @pytest.mark.needs("node")
 @pytest.mark.parametrize(
     ("issuer", "allowed"),

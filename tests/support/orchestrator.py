@@ -187,13 +187,18 @@ USER = "cloudadm"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")  # of this machine: a site may have its own
 
 
+def trust_as_here(machine: Machine) -> None:
+    """Let a machine fetch packages from where this one does."""
+    machine.write(str(AUTHORITIES), AUTHORITIES.read_bytes())
+    machine.write("/etc/pip.conf", f"[global]\ncert = {AUTHORITIES}\n".encode())
+
+
 def prepare(machine: Machine) -> str:
     """Make a machine what a cloud makes of its image: a user with a key, sshd, sudo. Returns the private key."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()).decode()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    machine.write("/etc/ssl/certs/ca-certificates.crt", AUTHORITIES.read_bytes())
-    machine.write("/etc/pip.conf", b"[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n")
+    trust_as_here(machine)
     machine.sh("apt-get update -qq && apt-get install -y -qq --no-install-recommends openssh-server openssh-client python3-venv wget unzip sshpass")
     machine.sh(f"useradd --create-home --shell /bin/bash {USER} && echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}")
     machine.write(f"/home/{USER}/.ssh/authorized_keys", public + b"\n")
