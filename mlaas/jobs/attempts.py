@@ -42,14 +42,17 @@ class Attempts:
         self._shared = bool(settings.worker_name) and runner.name == "process"
 
     def start(self, job: JobRecord) -> None:
-        """Bring a job from STARTING to RUNNING. Raises RunnerError when the engine failed (the job then waits for another attempt), StoreError."""
+        """Bring a job from STARTING to RUNNING. Raises RunnerError when the engine failed, StoreError.
+
+        The job then waits for another attempt; or, where its task may have been started all the same, for the engine to tell.
+        """
         if self._runner.poll(job.task, self._folder(job)) is None:
             if job.cancel is not None:
                 self._end(job, State.CANCELLED, "")
                 return
             if not self._submit(job):
                 return
-        if jobs.move(self._engine, job.id, State.RUNNING, expect={State.STARTING}) is not None:
+        if jobs.move(self._engine, job.id, State.RUNNING, expect={State.STARTING}, reason="") is not None:
             _tell(job, "the job runs, attempt %d", job.attempt)
 
     def _submit(self, job: JobRecord) -> bool:
@@ -58,7 +61,10 @@ class Attempts:
             with self._alone(job.tenant):
                 self._runner.submit(task)
         except (RunnerError, ResourceError, OSError) as error:
-            self._again(job, again(job, f"it could not be started: {error}", self._settings))
+            if self._started(job):
+                jobs.update(self._engine, job.id, reason=f"it is not known whether it was started: {self._plain(job, str(error))}")
+            else:
+                self._again(job, again(job, f"it could not be started: {error}", self._settings))
             raise error if isinstance(error, RunnerError) else RunnerError(f"a job could not be started: {error}") from error
         except UserError as error:
             self._end(job, State.FAILED, str(error))
@@ -70,6 +76,13 @@ class Attempts:
             self._end(job, State.FAILED, FAULT)
             return False
         return True
+
+    def _started(self, job: JobRecord) -> bool:
+        """Whether a task whose start failed runs or has run nevertheless, or may have: the engine did it, and its answer was lost."""
+        try:
+            return self._runner.poll(job.task, self._folder(job)) is not None
+        except RunnerError:
+            return True
 
     def look(self, job: JobRecord) -> Status | None:
         """How the task of a RUNNING job has ended, or None while it runs. Raises RunnerError."""
