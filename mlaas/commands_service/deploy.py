@@ -81,6 +81,8 @@ def deploy(options: Namespace) -> None:
     finally:
         lines.clear()
     print(account.summary())
+    if words := account.words():
+        print(words)
     note(f"{options.playbook} {'could be run' if options.check else 'done'} in {time.monotonic() - began:.0f} s")
 
 

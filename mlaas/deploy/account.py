@@ -12,6 +12,7 @@ from typing import Any
 ROLE = re.compile(r"^(?:\w+\.)*")
 PREFIX = re.compile(r"^(?:(?:Task|Action|Module|Loop) (?:failed|result failed)[^:]{0,60}: )+")
 FAILED = {"runner_on_failed", "runner_on_async_failed", "runner_item_on_failed"}
+SHOWN = {"runner_on_ok", "runner_item_on_ok"}
 VALIDATION = "Validating arguments against arg spec"  # a task that Ansible adds before each role
 TAIL = 5  # lines of a command's error
 
@@ -46,6 +47,7 @@ class Account:
     faults: list[Fault] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)  # what Ansible says before or outside of tasks
     stats: dict[str, Any] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)  # per machine, what the playbook has for its user (debug tasks)
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -54,6 +56,9 @@ class Account:
             self._task(data)
         elif kind == "runner_on_ok" and (data.get("res") or {}).get("changed") and self.step:
             self.step.changed += 1
+        elif kind in SHOWN and str(data.get("task_action", "")).rpartition(".")[2] == "debug":
+            if text := _text((data.get("res") or {}).get("msg", "")).strip():
+                self.said.setdefault(str(data.get("host", "")), []).append(text)
         elif kind == "runner_on_unreachable" or (kind in FAILED and not data.get("ignore_errors")):
             self._fault(data)
         elif kind == "playbook_on_stats":
@@ -96,6 +101,11 @@ class Account:
         hosts = sorted(self.stats.get("processed", {}))
         rows = [f"{host}: {self._number('ok', host)} ok, {self._number('changed', host)} changed" for host in hosts]
         return "\n".join(rows) or "no machine in the inventory was meant"
+
+    def words(self) -> str:
+        """What the playbook has for its user, each machine's under its name where there are several."""
+        several = len(self.said) > 1
+        return "\n".join(f"{host}: {text}" if several else text for host, texts in self.said.items() for text in texts)
 
     def _number(self, kind: str, host: str) -> int:
         return int(self.stats.get(kind, {}).get(host, 0))

@@ -45,6 +45,7 @@ def deploy(machine: vm.Machine) -> tuple[int, int]:
     said = machine.sh(f"{BEFORE} make deploy 2>&1", check=False, timeout=LIMIT)
     found = re.search(r"^localhost: (\d+) ok, (\d+) changed$", said, re.MULTILINE)
     assert found, said[-6000:]
+    assert "pages and API at https://mlaas.internal:4433, predictions at https://mlaas.internal:8081" in said
     return int(found[2]), round(time.monotonic() - began)
 
 
@@ -75,6 +76,7 @@ def test_the_service_can_be_used(machine):
     assert "127.0.0.1 mlaas.internal" in machine.sh("cat /etc/hosts")
     said = machine.sh(f"{BEFORE} .venv/bin/mlaas deploy local --playbook=smoke 2>&1", check=False, timeout=LIMIT)
     assert re.search(r"^smoke done in \d+ s$", said, re.MULTILINE), said
+    assert "it refuses who has no token" in said
 
 
 def test_nothing_but_its_doors_is_open(machine):

@@ -270,6 +270,15 @@ def test_what_was_rescued_is_no_failure():
     assert account.failure() == "vm2, tls: run (B): it is gone"
 
 
+def test_what_a_playbook_has_for_its_user():
+    def says(host, **result):
+        return event("runner_on_ok", host=host, task_action="ansible.builtin.debug", res=result)
+
+    one, _ = told(says("vm1", msg=["it is there", "so it is"]), says("vm1", censored="hidden"), event("runner_on_ok", host="vm1", res={"msg": "no"}))
+    assert one.words() == "it is there\nso it is"
+    assert told(says("vm1", msg="a"), says("vm2", msg="b"))[0].words() == "vm1: a\nvm2: b"
+
+
 def test_nothing_to_do():
     assert told(event("playbook_on_stats"))[0].summary() == "no machine in the inventory was meant"
     assert told()[0].failure() == "Ansible failed"
