@@ -19,13 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build" / "tests"  # the whole output of each suite
 LANES = {
-    "service": {
-        "unit": ["tests/unit", "tests/integration"],
-        "service": ["tests/service", "tests/tls", "tests/doctor"],
-        "roles": ["tests/roles"],
-        "gateway": ["tests/gateway"],
-    },
-    "machines": {"deployment": ["tests/deployment"], "xrootd": ["tests/xrootd"]},
+    "service": {"unit": ["tests/unit", "tests/integration"], "service": ["tests/service", "tests/tls", "tests/doctor"]},
+    "machines": {"deployment": ["tests/deployment"], "xrootd": ["tests/xrootd"], "roles": ["tests/roles"], "gateway": ["tests/gateway"]},
 }
 PERIOD = 30.0  # s between lines of progress
 LAST = "== summary"
