@@ -34,6 +34,7 @@ def machine(machines: vm.Machines) -> Iterator[vm.Machine]:
         ).stdout
         made.sh(f"mkdir {FOLDER}")
         made.run("tar", "-x", "--no-same-owner", "-C", FOLDER, stdin=packed)
+        made.sh("cp /etc/hosts /root/hosts-before")
         yield made
     finally:
         machines.remove("mlaas-deploy")
@@ -82,3 +83,10 @@ def test_the_service_can_be_used(machine):
 def test_nothing_but_its_doors_is_open(machine):
     listening = machine.sh("ss -Hltn | awk '{print $4}'").split()
     assert sorted(where for where in listening if not where.startswith(("127.", "[::1]"))) == ["0.0.0.0:4433", "0.0.0.0:8081"]
+
+
+def test_destroy_gives_the_machine_back(machine):
+    said = machine.sh(f"{BEFORE} .venv/bin/mlaas deploy local --playbook=destroy -e destroy=mlaas.internal 2>&1", check=False, timeout=LIMIT)
+    assert "destroy done" in said, said
+    assert machine.sh("cat /etc/hosts") == machine.sh("cat /root/hosts-before") != ""
+    assert machine.sh("ls -d /opt/mlaas /etc/mlaas /var/lib/mlaas 2>/dev/null || true") == ""
