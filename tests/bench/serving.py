@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tests.service.inference import Service, free_port, serving
+from tests.service.inference import Service, serving
+from tests.support.ports import free_port
 from tests.support.served import features, publish
 
 WIDTH = 27

@@ -25,8 +25,9 @@ from mlaas.tosca.table import project
 from tests.deployment.machines import ROOT
 from tests.deployment.site import write_report
 from tests.service.openid import AUDIENCE, Provider, provider
-from tests.support.orchestrator import NODE, Manager, free_port, manager, onto, prepare, published
+from tests.support.orchestrator import NODE, Manager, manager, onto, prepare, published
 from tests.support.pki import Authority
+from tests.support.ports import free_port
 from tests.support.vm import NEXT, Machine, golden
 
 pytestmark = pytest.mark.timeout(2400)

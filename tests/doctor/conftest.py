@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.programs import find_program
 
 
@@ -68,13 +69,6 @@ class Server:
             process.kill()
             process.wait()
         self.processes.clear()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def make_key(path: Path, passphrase: str = "") -> None:

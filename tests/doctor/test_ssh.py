@@ -14,7 +14,8 @@ import pytest
 from mlaas.cli import main
 from mlaas.deploy import ssh
 from mlaas.deploy.hosts import HostError
-from tests.doctor.conftest import free_port, make_key
+from tests.doctor.conftest import make_key
+from tests.support.ports import free_port
 from tests.support.programs import find_program
 
 pytestmark = pytest.mark.needs("sshd")

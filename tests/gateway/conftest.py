@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.engine import DOORS, HOST, OAUTH2_PROXY, Gateway, certificate, free_ports, gateway
+from tests.gateway.engine import DOORS, HOST, OAUTH2_PROXY, Gateway, certificate, gateway
 from tests.gateway.recorder import Recorder, recording
 from tests.service.openid import Provider, provider
 from tests.service.service import Service, running
+from tests.support.ports import free_ports
 
 ENGINES = ("apache", "oauth2-proxy")
 KINDS = ("service", "recorder", "renewal")

@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -70,17 +69,6 @@ class Gateway:
 
         mains = [psutil.Process(process.pid) for process in self.processes]
         return [one.pid for main in mains for one in [main, *main.children(recursive=True)]]
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    found = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return found
 
 
 def variables(engine: str, folder: Path, ports: Mapping[str, int], upstreams: Mapping[str, str], issuer: str, **given: Any) -> dict[str, Any]:

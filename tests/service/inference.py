@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.support.ports import free_port
 
 CODE = """
 import sys
@@ -58,12 +59,6 @@ class Service:
 def _trust(ca: Path | None) -> ssl.SSLContext | bool:
     """How to verify the service; without TLS there is nothing to load."""
     return ssl.create_default_context(cafile=str(ca)) if ca else False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -19,9 +19,9 @@ import httpx
 import jwt
 import pytest
 
-from tests.gateway.engine import free_ports
 from tests.service.openid import installed
 from tests.support.pki import Authority
+from tests.support.ports import free_ports
 from tests.support.programs import find_program
 
 IMAGE = Path(__file__).parents[2] / "images" / "identity"

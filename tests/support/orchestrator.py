@@ -6,7 +6,6 @@ import functools
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.support.ports import free_port
 from tests.support.vm import CACHE, Machine, locked
 
 VERSION = "2.0.0"
@@ -96,13 +96,6 @@ class Manager:
         """The outputs of its template."""
         found: dict[str, str] = self.request("GET", f"{path}/outputs", cloud).json()["outputs"]
         return found
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

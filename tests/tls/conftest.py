@@ -18,6 +18,7 @@ from cryptography import x509
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tests.support.pki import Authority
+from tests.support.ports import free_port
 from tests.support.programs import find_program
 
 ROLE = Path(__file__).parents[2] / "roles" / "tls"
@@ -135,12 +136,6 @@ class Pebble:
         site.conf["acme"] = {"folder": str(acme), "logs": str(site.folder / "log"), "directory": self.directory, "trust": str(self.trust)}
 
 
-def _port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def _wait(address: str) -> None:
     host, port = address.rsplit(":", 1)
     until = time.monotonic() + 20
@@ -157,7 +152,7 @@ def _wait(address: str) -> None:
 @pytest.fixture(scope="session")
 def names(tmp_path_factory) -> Iterator[int]:
     """A DNS server that says 127.0.0.1 for every name; its port."""
-    dns, management = _port(), _port()
+    dns, management = free_port(), free_port()
     command = [str(find_program("pebble-challtestsrv")), "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", f"127.0.0.1:{dns}"]
     command += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{management}"]
     with (tmp_path_factory.mktemp("dns") / "log").open("wb") as log:
@@ -176,15 +171,15 @@ def pebble(tmp_path_factory, names) -> Iterator[Pebble]:
     folder = tmp_path_factory.mktemp("pebble")
     authority = Authority(folder / "ca")
     pair = authority.host("localhost", "127.0.0.1")
-    port, http = _port(), _port()
+    port, http = free_port(), free_port()
     made = Pebble(folder, f"https://127.0.0.1:{port}/dir", http, authority.pem, dns=names)
     made.settings = {
         "listenAddress": f"127.0.0.1:{port}",
-        "managementListenAddress": f"127.0.0.1:{_port()}",
+        "managementListenAddress": f"127.0.0.1:{free_port()}",
         "certificate": str(pair.certificate),
         "privateKey": str(pair.key),
         "httpPort": http,
-        "tlsPort": _port(),
+        "tlsPort": free_port(),
         "ocspResponderURL": "",
         "externalAccountBindingRequired": False,
         "certificateValidityPeriod": SECONDS,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.servers import free_port
 from tests.support.origin import GROUP, PASSPHRASE, Origin, events
 from tests.support.pki import Authority, Pair
+from tests.support.ports import free_port
 from tests.support.voms import Organisation
 from tests.xrootd.chain import run
 from tests.xrootd.render import Rendered, render

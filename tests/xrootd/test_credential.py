@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.integration.servers import free_port
 from tests.support.origin import GROUP, PASSPHRASE, Origin, events
+from tests.support.ports import free_port
 from tests.xrootd.chain import Proxy, Renewer, read, run, watched
 
 X = sum(range(1000))

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.servers import free_port
 from tests.support.collection import ROOT
 from tests.support.origin import Origin, events
+from tests.support.ports import free_port
 from tests.xrootd.chain import Proxy, read, reader, run, shell
 
 X, Y = sum(range(1000)), sum(range(1, 1001))

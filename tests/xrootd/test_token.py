@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.servers import free_port
 from tests.service.openid import provider
 from tests.support.collection import ROOT
 from tests.support.origin import AUDIENCE, SYSTEM_BUNDLE, Origin, events
+from tests.support.ports import free_port
 from tests.xrootd.chain import Proxy, Renewer, read, reader, run, watched
 
 X = sum(range(1000))

@@ -37,7 +37,8 @@ def final(state: Mapping[str, Any], plan: Plan, known: Status, stopped: End | No
     """The status of a container that has ended. stopped: why the runner ended it, if it did."""
     finished = moment(state["FinishedAt"])
     end = stopped or _end(state, plan, finished - started(state))
-    return replace(known, end=end, exit_code=int(state["ExitCode"]) if end == "exit" else None, started=started(state), finished=finished)
+    began = min(started(state), finished)  # of a very short one the engine notes the start after the end
+    return replace(known, end=end, exit_code=int(state["ExitCode"]) if end == "exit" else None, started=began, finished=finished)
 
 
 def _end(state: Mapping[str, Any], plan: Plan, seconds: float) -> End:

@@ -85,13 +85,14 @@ class DockerRunner:
         files = TaskFolder(task.folder)
         if files.status(task.id) is not None:
             return
-        with self._spoken_to():
+        with self._spoken_to(), files.turn():
             found = self._find(task.id)
             if found is None:
                 found = self._create(task, files)
             if found.status == "created":
                 self._start(found, files)
-        self._note(files, task.id, Status(None, started=time.time()))
+            if files.status(task.id) is None:
+                self._note(files, task.id, Status(None, started=time.time()))
 
     def _create(self, task: Task, files: TaskFolder) -> Container:
         user = self._user(task)
@@ -135,7 +136,10 @@ class DockerRunner:
         known = files.status(task)
         if known is not None and not known.running:
             return known
-        with self._spoken_to():
+        with self._spoken_to(), files.turn():
+            known = files.status(task)  # another may have looked meanwhile
+            if known is not None and not known.running:
+                return known
             found = self._find(task)
             if found is None:
                 return known and self._note(files, task, replace(known, end="lost", finished=time.time()))
@@ -291,4 +295,6 @@ class DockerRunner:
         except APIError as error:
             raise RunnerError(f"the Docker engine refused: {error.explanation or error}") from None
         except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:  # a file of the job, not the engine
+                raise RunnerError(f"the job's folder cannot be used: {error.filename}: {error.strerror}") from None
             raise RunnerError(f"the Docker engine at {where} does not answer ({error}): start it, or name it by MLAAS_DOCKER_URL") from None

@@ -146,14 +146,26 @@ class TaskFolder:
     @contextmanager
     def alone(self) -> Iterator[bool]:
         """Hold the lock meanwhile; False when a shim holds it. Raises OSError (the folder is gone)."""
-        file = os.open(self.folder / "task.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
+        with self._lock() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
                 yield True
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the lock, and hold it. Raises OSError (the folder is gone)."""
+        with self._lock() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[int]:
+        file = os.open(self.folder / "task.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield file
         finally:
             os.close(file)
 
