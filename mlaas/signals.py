@@ -21,6 +21,7 @@ class _Stop:
         self._asked = 0
         self._echo = self._over = False
         self._timer: threading.Timer | None = None
+        self._repeating = threading.Lock()
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self._over:
@@ -36,15 +37,18 @@ class _Stop:
 
     def _repeat(self, number: int) -> None:
         ident = threading.main_thread().ident
-        if not self._over and ident is not None:
-            self._echo = True
-            signal.pthread_kill(ident, number)
+        with self._repeating:
+            if not self._over and ident is not None:
+                self._echo = True
+                signal.pthread_kill(ident, number)
 
     def end(self) -> None:
         """Say nothing more."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        with self._repeating:  # a signal that is just being sent again must find this handler, not the one before, which would end the process
+            pass
 
 
 def _cleaning_up() -> bool:

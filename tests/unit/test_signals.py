@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -98,3 +100,37 @@ def test_afterwards_all_is_as_before():
     stopped(ask)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     time.sleep(0.2)  # no second one comes
+
+
+SLOWLY = """
+import signal, sys, threading, time
+from mlaas import signals
+
+kill, sending = signal.pthread_kill, threading.Event()
+
+def slowly(*arguments):
+    sending.set()
+    time.sleep(0.3)
+    kill(*arguments)
+
+signals.signal.pthread_kill = slowly
+signals.AGAIN = 0.05
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+try:
+    with signals.stopping():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            sending.wait()
+            raise
+except KeyboardInterrupt:
+    pass
+time.sleep(0.6)
+print("lives")
+"""
+"""A program that has been told twice, the second time while it takes its handler away."""
+
+
+def test_a_signal_that_is_sent_again_does_not_outlive_the_handler():
+    done = subprocess.run([sys.executable, "-c", SLOWLY], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "lives\n", "")
