@@ -204,7 +204,7 @@ def _log(playbook: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in sorted(folder.glob("*.log"))[: -KEPT + 1]:
         old.unlink(missing_ok=True)
-    path = folder / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{playbook}.log"
+    path = folder / f"{datetime.now():%Y%m%d-%H%M%S.%f}-{os.getpid()}-{playbook}.log"
     _write(path, "")
     return path
 

@@ -103,17 +103,17 @@ def test_a_line_for_each_step_and_nothing_the_second_time(deploy, home, reposito
     status, out, err = deploy("-e", "mood=good")
     assert status == 0, err
     assert re.search(r"^ +\d+\.\d s  part: preflight\n +\d+\.\d s  part: run +1 changed\n", err)
-    assert out == "vm1: 4 ok, 1 changed\n"
+    assert out == "vm1: 4 ok, 1 changed\nrescued\n"
     assert (repository / "playbooks" / "written").read_text() == "good"
     assert log(home).stat().st_mode & 0o777 == 0o600
     assert "TASK [mlaas4hep.mlaas.part : Write]" in log(home).read_text()
-    assert deploy("local", "-e", "mood=good")[1] == "vm1: 4 ok, 0 changed\n"
+    assert deploy("local", "-e", "mood=good")[1] == "vm1: 4 ok, 0 changed\nrescued\n"
 
 
 def test_check_changes_nothing(deploy, repository):
     (repository / "playbooks" / "written").unlink(missing_ok=True)
     status, out, err = deploy("--check", "-e", '{"mood": "good"}')
-    assert (status, out) == (0, "vm1: 4 ok, 1 changed\n")
+    assert (status, out) == (0, "vm1: 4 ok, 1 changed\nrescued\n")
     assert "site could be run in" in err
     assert not (repository / "playbooks" / "written").exists()
 
