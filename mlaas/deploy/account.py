@@ -57,7 +57,8 @@ class Account:
         elif kind == "runner_on_ok" and (data.get("res") or {}).get("changed") and self.step:
             self.step.changed += 1
         elif kind in SHOWN and str(data.get("task_action", "")).rpartition(".")[2] == "debug":
-            if text := _text((data.get("res") or {}).get("msg", "")).strip():
+            result = data.get("res") or {}
+            if "results" not in result and (text := _text(result.get("msg", "")).strip()):  # a whole loop says only that it has ended
                 self.said.setdefault(str(data.get("host", "")), []).append(text)
         elif kind == "runner_on_unreachable" or (kind in FAILED and not data.get("ignore_errors")):
             self._fault(data)

@@ -277,8 +277,9 @@ def test_build_says_what_is_wrong(arguments, sentence):
 
 @pytest.mark.parametrize("name", ["localhost", "mlaas.localhost"])
 def test_the_laptop_has_a_name_that_containers_can_use(name, tmp_path):
-    found = subprocess.run([IMAGES / "laptop", tmp_path, name], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    found = subprocess.run([IMAGES / "laptop", tmp_path / "folder", name], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert (found.returncode, found.stderr) == (1, f"images/laptop: {name} means to each container itself: name another, such as mlaas.internal\n")
+    assert not (tmp_path / "folder").exists()
 
 
 @pytest.mark.needs("node")

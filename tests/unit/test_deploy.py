@@ -276,6 +276,8 @@ def test_what_a_playbook_has_for_its_user():
 
     one, _ = told(says("vm1", msg=["it is there", "so it is"]), says("vm1", censored="hidden"), event("runner_on_ok", host="vm1", res={"msg": "no"}))
     assert one.words() == "it is there\nso it is"
+    item = event("runner_item_on_ok", host="vm1", task_action="debug", res={"msg": "bread"})
+    assert told(item, says("vm1", msg="All items completed", results=[{"msg": "bread"}]))[0].words() == "bread"
     assert told(says("vm1", msg="a"), says("vm2", msg="b"))[0].words() == "vm1: a\nvm2: b"
 
 
